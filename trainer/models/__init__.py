@@ -1,0 +1,1 @@
+"""The four networks of the method; sizes come from their settings."""

@@ -1,0 +1,53 @@
+"""The discriminator D: a PatchGAN in the rain domain that also sees the high frequencies by themselves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trainer.losses import gaussian_blur
+from trainer.settings import Settings
+
+
+class DiscriminatorSettings(Settings):
+    """Sizes and input scaling of D."""
+
+    width: int = 64
+    """Channels after the first convolution; doubled per layer, up to eight times."""
+    layers: int = 3
+    """Strided convolutions; the receptive field is 22, 46 or 94 pixels for 2, 3 or 4."""
+    highpass: bool = True
+    """Feed image minus Gaussian blur (kernel 15, sigma 9) beside the image: rain is thin."""
+    highpass_gain: float = 1.0
+    """Factor on the high-pass part; rain is faint beside the scene."""
+    signed_input: bool = False
+    """Feed 2x - 1 instead of x."""
+
+
+class Discriminator(nn.Module):
+    """PatchGAN (Isola et al., CVPR 2017) with instance normalisation."""
+
+    def __init__(self, settings: DiscriminatorSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        c_in = 6 if settings.highpass else 3
+        c = settings.width
+        layers: list[nn.Module] = [nn.Conv2d(c_in, c, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for _ in range(settings.layers - 1):
+            c_in, c = c, min(2 * c, 8 * settings.width)
+            layers += [
+                nn.Conv2d(c_in, c, 4, stride=2, padding=1, bias=False),
+                nn.InstanceNorm2d(c, affine=True),
+                nn.LeakyReLU(0.2),
+            ]
+        layers.append(nn.Conv2d(c, 1, 4, padding=1))
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """N,3,H,W -> realness of each patch N,1,h,w (LSGAN: real is 1, fake is 0)."""
+        x = 2 * image - 1 if self.settings.signed_input else image
+        if self.settings.highpass:
+            high = image - gaussian_blur(image, kernel=15, sigma=9.0)
+            x = torch.cat((x, self.settings.highpass_gain * high), dim=1)
+        realness: Tensor = self.net(x)
+        return realness

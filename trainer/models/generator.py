@@ -1,0 +1,77 @@
+"""The generator G: lays the rain information of one image over another."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.settings import Settings
+
+
+class GeneratorSettings(Settings):
+    """Sizes of G, and what of its form is given instead of learned."""
+
+    width: int = 128
+    """Channels of the residual blocks."""
+    blocks: int = 6
+    """Residual blocks."""
+    downscale: int = 1
+    """Work at 1/downscale of the resolution, by pixel unshuffle; 2 costs a quarter per channel."""
+    explicit_rain: bool = False
+    """Add the rain information to the image outside the network: O1 = B + rain(F) + residual, where the
+    plain form is O1 = B + residual."""
+    negative_slope: float = 0.1
+    """Explicit rain: what is left of negative values. Rain brightens."""
+    chroma: float = 0.1
+    """Explicit rain: what is left of its colour. Rain is nearly grey."""
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.conv2(F.relu(self.conv1(x)))
+        return out
+
+
+class Generator(nn.Module):
+    """ResNet from (image, rain information) to the image in that rain."""
+
+    def __init__(self, settings: GeneratorSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        s = settings.downscale
+        self.head = nn.Conv2d(6 * s * s, settings.width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(settings.width) for _ in range(settings.blocks)))
+        self.tail = nn.Conv2d(settings.width, 3 * s * s, 3, padding=1)
+        nn.init.zeros_(self.tail.weight)
+        assert self.tail.bias is not None
+        nn.init.zeros_(self.tail.bias)
+
+    def rain(self, information: Tensor) -> Tensor:
+        """What of F is added explicitly: leaky non-negative, nearly achromatic. N,3,H,W -> N,3,H,W."""
+        grey = information.mean(dim=1, keepdim=True)
+        mixed = torch.lerp(grey.expand_as(information), information, self.settings.chroma)
+        return F.leaky_relu(mixed, self.settings.negative_slope)
+
+    def forward(self, image: Tensor, information: Tensor) -> Tensor:
+        """Image N,3,H,W in [0,1] and F N,3,H,W -> rainy image N,3,H,W, not clipped.
+
+        H and W must be multiples of ``downscale``; a crop size is.
+        """
+        s = self.settings.downscale
+        x = torch.cat((image, information), dim=1)
+        if s > 1:
+            x = F.pixel_unshuffle(x, s).contiguous(memory_format=torch.channels_last)
+        residual = self.tail(self.blocks(F.relu(self.head(x))))
+        if s > 1:
+            # A 3x3 mean takes the checkerboard out of the shuffled pixels.
+            residual = F.avg_pool2d(F.pixel_shuffle(residual, s), 3, stride=1, padding=1)
+        out: Tensor = image + residual
+        return out + self.rain(information) if self.settings.explicit_rain else out

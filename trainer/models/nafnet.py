@@ -1,0 +1,135 @@
+"""NAFNet, the default derainer.
+
+Chen et al., "Simple Baselines for Image Restoration", ECCV 2022, arXiv 2204.04676. Parameter names
+are those of the published checkpoints, so these load strictly.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.settings import Settings
+
+
+class NAFNetSettings(Settings):
+    """Sizes of a NAFNet."""
+
+    name: Literal["nafnet"] = "nafnet"
+    width: int = 32
+    """Channels at full resolution; doubled at each level."""
+    encoder: tuple[int, ...] = (2, 2, 4, 8)
+    """Blocks per encoder level; its length is the number of levels."""
+    middle: int = 12
+    """Blocks at the lowest resolution."""
+    decoder: tuple[int, ...] = (2, 2, 2, 2)
+    """Blocks per decoder level, from the lowest resolution up."""
+
+
+PUBLISHED: dict[str, NAFNetSettings] = {
+    "nafnet-32": NAFNetSettings(),
+    "nafnet-64": NAFNetSettings(width=64),
+    "nafnet-gopro-32": NAFNetSettings(encoder=(1, 1, 1, 28), middle=1, decoder=(1, 1, 1, 1)),
+    "nafnet-gopro-64": NAFNetSettings(width=64, encoder=(1, 1, 1, 28), middle=1, decoder=(1, 1, 1, 1)),
+    "nafnet-tiny": NAFNetSettings(width=16, encoder=(1, 1, 1, 2), middle=1, decoder=(1, 1, 1, 1)),
+}
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of N,C,H,W, each pixel for itself."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        # In channels_last memory this permutation is a view, and the fused kernel runs on it directly.
+        y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, self.eps)
+        return y.permute(0, 3, 1, 2)
+
+
+def simple_gate(x: Tensor) -> Tensor:
+    """Product of the two halves of the channels: N,2C,H,W -> N,C,H,W."""
+    a, b = x.chunk(2, dim=1)
+    return a * b
+
+
+class NAFBlock(nn.Module):
+    """Gated depthwise convolution with channel attention, then a gated pointwise network."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm2d(c)
+        self.conv1 = nn.Conv2d(c, 2 * c, 1)
+        self.conv2 = nn.Conv2d(2 * c, 2 * c, 3, padding=1, groups=2 * c)
+        # Index 1 is the published name of the 1x1 convolution after the global pool.
+        self.sca = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, c, 1))
+        self.conv3 = nn.Conv2d(c, c, 1)
+        self.norm2 = LayerNorm2d(c)
+        self.conv4 = nn.Conv2d(c, 2 * c, 1)
+        self.conv5 = nn.Conv2d(c, c, 1)
+        self.beta = nn.Parameter(torch.zeros(1, c, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, c, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = simple_gate(self.conv2(self.conv1(self.norm1(x))))
+        x = x + self.conv3(y * self.sca(y)) * self.beta
+        y = simple_gate(self.conv4(self.norm2(x)))
+        out: Tensor = x + self.conv5(y) * self.gamma
+        return out
+
+
+class NAFNet(nn.Module):
+    """U-shaped stack of NAF blocks that adds a residual to its input.
+
+    Args:
+        settings: sizes.
+        identity_start: zero the last convolution, so that an untrained net returns its input.
+    """
+
+    def __init__(self, settings: NAFNetSettings, *, identity_start: bool = False) -> None:
+        super().__init__()
+        widths = [settings.width << level for level in range(len(settings.encoder) + 1)]
+        self.multiple = 1 << len(settings.encoder)
+        self.intro = nn.Conv2d(3, settings.width, 3, padding=1)
+        self.ending = nn.Conv2d(settings.width, 3, 3, padding=1)
+        self.encoders = nn.ModuleList(
+            nn.Sequential(*(NAFBlock(c) for _ in range(blocks)))
+            for c, blocks in zip(widths, settings.encoder, strict=False)
+        )
+        self.downs = nn.ModuleList(nn.Conv2d(c, d, 2, stride=2) for c, d in pairwise(widths))
+        self.middle_blks = nn.Sequential(*(NAFBlock(widths[-1]) for _ in range(settings.middle)))
+        self.ups = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2))
+            for c in reversed(widths[1:])
+        )
+        self.decoders = nn.ModuleList(
+            nn.Sequential(*(NAFBlock(c) for _ in range(blocks)))
+            for c, blocks in zip(reversed(widths[:-1]), settings.decoder, strict=True)
+        )
+        if identity_start:
+            nn.init.zeros_(self.ending.weight)
+            assert self.ending.bias is not None
+            nn.init.zeros_(self.ending.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """N,3,H,W of any size -> the same shape; padded inside to ``multiple``."""
+        height, width = image.shape[-2:]
+        padded = F.pad(image, (0, -width % self.multiple, 0, -height % self.multiple))
+        x = self.intro(padded)
+        skips: list[Tensor] = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = down(x)
+        x = self.middle_blks(x)
+        for decoder, up, skip in zip(self.decoders, self.ups, reversed(skips), strict=True):
+            x = decoder(up(x) + skip)
+        out: Tensor = self.ending(x) + padded
+        return out[..., :height, :width]
