@@ -1,0 +1,7 @@
+"""What the trainer raises when its input is at fault."""
+
+from __future__ import annotations
+
+
+class TrainerError(RuntimeError):
+    """Bad input, told in sentences that name the thing and say what to do."""
