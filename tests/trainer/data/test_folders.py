@@ -1,0 +1,170 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from trainer.data.folders import ImageFolder, PairedFolder, check_training_data, list_images, read_image
+from trainer.errors import TrainerError
+
+
+def photograph(seed: int, height: int = 40, width: int = 60) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def save(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(image).save(path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for number in range(3):
+        save(tmp_path / "rainy" / f"r{number}.png", photograph(number))
+        save(tmp_path / "clean" / f"c{number}.png", photograph(10 + number, 50, 50))
+        save(tmp_path / "val" / "rainy" / f"v{number}.png", photograph(20 + number))
+        save(tmp_path / "val" / "clean" / f"v{number}.png", photograph(30 + number))
+    return tmp_path
+
+
+def check(data: Path, crop: int = 32):
+    return check_training_data(
+        data / "rainy", data / "clean", crop, validation=(data / "val/rainy", data / "val/clean")
+    )
+
+
+def test_ids_are_relative_posix_paths_without_suffix_in_order(tmp_path):
+    save(tmp_path / "b.png", photograph(1))
+    save(tmp_path / "a" / "deep" / "x.y.JPG", photograph(2))
+    (tmp_path / "notes.txt").write_text("none")
+    save(tmp_path / ".hidden.png", photograph(3))
+    folder = ImageFolder(tmp_path)
+    assert folder.ids == ["a/deep/x.y", "b"]
+    assert len(list_images(tmp_path)) == 2
+    assert np.array_equal(folder.load(1), photograph(1))
+    assert np.array_equal(folder.load_id("b"), photograph(1))
+    with pytest.raises(TrainerError, match="has no image 'c'"):
+        folder.load_id("c")
+
+
+def test_every_kind_of_file_becomes_upright_rgb(tmp_path):
+    grey = photograph(0)[..., 0]
+    rgb = photograph(1)
+
+    PIL.Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert np.array_equal(read_image(tmp_path / "grey.png"), np.repeat(grey[..., None], 3, axis=2))
+
+    PIL.Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert np.array_equal(read_image(tmp_path / "deep.png"), np.repeat(grey[..., None], 3, axis=2))
+
+    PIL.Image.fromarray(np.dstack([rgb, grey])).save(tmp_path / "alpha.png")
+    assert np.array_equal(read_image(tmp_path / "alpha.png"), rgb)
+
+    palette = PIL.Image.fromarray(rgb).quantize(16)
+    palette.save(tmp_path / "palette.png")
+    assert np.array_equal(read_image(tmp_path / "palette.png"), np.array(palette.convert("RGB")))
+
+    for name, image in (("turned.png", rgb), ("turned16.png", grey.astype(np.uint16) * 257)):
+        exif = PIL.Image.Exif()
+        exif[0x0112] = 6  # turn clockwise to see it upright
+        PIL.Image.fromarray(image).save(tmp_path / name, exif=exif)
+        upright = np.rot90(rgb if image.ndim == 3 else np.repeat(grey[..., None], 3, axis=2), -1)
+        assert np.array_equal(read_image(tmp_path / name), upright)
+    result = read_image(tmp_path / "turned.png")
+    assert result.dtype == np.uint8
+    assert result.flags.c_contiguous
+
+
+def test_unreadable_files_are_named(tmp_path):
+    whole = save(tmp_path / "whole.jpg", photograph(0, 200, 200)).read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    png = save(tmp_path / "whole.png", photograph(0, 200, 200)).read_bytes()
+    (tmp_path / "cut.png").write_bytes(png[: len(png) // 2])
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "empty.png").write_bytes(b"")
+    PIL.Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
+    for name in ("cut.jpg", "cut.png", "text.jpg", "empty.png", "float.tif"):
+        with pytest.raises(TrainerError, match=name) as caught:
+            read_image(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(TrainerError, match=r"gone\.png does not exist"):
+        read_image(tmp_path / "gone.png")
+
+
+def test_folders_that_are_missing_empty_or_ambiguous_are_refused(tmp_path):
+    with pytest.raises(TrainerError, match="nowhere does not exist"):
+        ImageFolder(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainerError, match="empty holds no image"):
+        ImageFolder(tmp_path / "empty")
+    file = save(tmp_path / "twice" / "a.png", photograph(0))
+    with pytest.raises(TrainerError, match="is a file, not a folder"):
+        ImageFolder(file)
+    save(tmp_path / "twice" / "a.jpg", photograph(0))
+    with pytest.raises(TrainerError, match="differ in their suffix alone"):
+        ImageFolder(tmp_path / "twice")
+
+
+def test_pairs_match_by_name_whatever_the_suffix(tmp_path):
+    save(tmp_path / "rainy" / "s" / "1.jpg", photograph(0))
+    save(tmp_path / "clean" / "s" / "1.png", photograph(1))
+    pairs = PairedFolder(tmp_path / "rainy", tmp_path / "clean")
+    assert pairs.ids == ["s/1"]
+    assert np.array_equal(pairs.load(0)[1], photograph(1))
+    save(tmp_path / "clean" / "s" / "1.png", photograph(1, 41, 60))
+    with pytest.raises(TrainerError, match="'s/1' is 60x40 on its degraded side and 60x41"):
+        pairs.load(0)
+    save(tmp_path / "clean" / "2.png", photograph(2))
+    with pytest.raises(TrainerError, match=r"1 images of .*clean have no partner .*: 2\."):
+        PairedFolder(tmp_path / "rainy", tmp_path / "clean")
+
+
+def test_good_data_is_reported(data):
+    report = check(data)
+    assert (report.rainy.count, report.clean.count) == (3, 3)
+    assert report.rainy.largest == (60, 40)
+    assert report.clean.bytes == 3 * 50 * 50 * 3
+    assert report.validation is not None
+    assert report.validation.count == 3
+    assert report.leaked == ()
+    assert check_training_data(data / "rainy", data / "clean", 32).validation is None
+
+
+def test_validation_images_that_are_trained_on_are_counted(data):
+    shutil.copy(data / "val/clean/v1.png", data / "clean/other.png")
+    assert check(data).leaked == ("v1",)
+
+
+def test_all_problems_come_in_one_error(data):
+    for number in range(5):
+        save(data / "rainy" / f"small{number}.png", photograph(50 + number, 20, 31))
+    (data / "rainy" / "text.jpg").write_text("hello")
+    PIL.Image.fromarray(photograph(0)).save(data / "clean" / "renamed.bmp")
+    save(data / "val/rainy/v0.png", photograph(20, 39, 60))
+    (data / "val/clean/v1.png").unlink()
+    with pytest.raises(TrainerError) as caught:
+        check(data)
+    message = str(caught.value)
+    for part in (
+        "text.jpg is not an image",
+        "5 images of",
+        "smaller than the crop of 32x32: small0 (31x20), small1 (31x20), small2 (31x20) and 2 more",
+        "1 photographs are both in",
+        "r0 = renamed",
+        "v0 (60x39 and 60x40)",
+        "have no partner of the same name",
+        ": v1.",
+    ):
+        assert part in message
+    assert len(message.splitlines()) == 5
+
+
+def test_missing_and_thin_folders_are_problems_of_the_check(data):
+    for number in (1, 2):
+        (data / "clean" / f"c{number}.png").unlink()
+    shutil.rmtree(data / "rainy")
+    with pytest.raises(TrainerError, match="rainy does not exist") as caught:
+        check(data)
+    assert "holds 1 images, and 2 are needed" in str(caught.value)

@@ -1,0 +1,1 @@
+"""Image folders, random crops, the catalogue of data sets, and demonstration data."""

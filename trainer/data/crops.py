@@ -1,0 +1,221 @@
+"""Random crops, as a pure function of the number of the batch: any process can make any batch again."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from trainer.data.folders import Image, ImageFolder, PairedFolder
+from trainer.errors import TrainerError
+
+CACHE_BYTES = 2 << 30
+_ORDER, _BOX = 0, 1
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square box in the image of one id, pixels; `flip` mirrors it left to right."""
+
+    id: str
+    top: int
+    left: int
+    size: int
+    flip: bool
+
+    def cut(self, image: Image) -> Image:
+        """This box of an image uint8 H,W,3 -> uint8 size,size,3. TrainerError where it reaches outside."""
+        box = image[self.top : self.top + self.size, self.left : self.left + self.size]
+        if box.shape[:2] != (self.size, self.size):
+            raise TrainerError(
+                f"'{self.id}' is {image.shape[1]}x{image.shape[0]}, too small for a crop of "
+                f"{self.size}x{self.size} at {self.left},{self.top}: remove it or train on smaller crops."
+            )
+        return np.ascontiguousarray(box[:, ::-1] if self.flip else box)
+
+
+@dataclass(frozen=True)
+class UnpairedBatch:
+    """Crops of both domains, uint8 N,3,c,c each, that have nothing to do with each other."""
+
+    rainy: Tensor
+    clean: Tensor
+    crops: list[Crop]
+    """Where the rainy ones were cut."""
+
+
+@dataclass(frozen=True)
+class PairedBatch:
+    """The same crops of rainy images and of their ground truth, uint8 N,3,c,c each."""
+
+    rainy: Tensor
+    clean: Tensor
+    crops: list[Crop]
+
+
+@lru_cache(maxsize=8)
+def _epoch_order(count: int, seed: int, domain: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, domain, _ORDER, epoch)).permutation(count)
+
+
+class _CropStream:
+    """An endless stream of crops over images, or over tuples of aligned images.
+
+    Sample g of the stream is image g % n of the order of epoch g // n; batch `number` of rank r takes the
+    samples from (number * world + r) * batch on. Nothing is drawn from a generator with a past.
+    """
+
+    def __init__(
+        self,
+        ids: Sequence[str],
+        load: Callable[[int], Image | tuple[Image, ...]],
+        *,
+        domain: int,
+        crop: int,
+        batch: int,
+        seed: int,
+        rank: int,
+        world: int,
+        cache_bytes: int,
+    ) -> None:
+        self.ids, self.load, self.domain = ids, load, domain
+        self.crop, self.batch, self.seed, self.rank, self.world = crop, batch, seed, rank, world
+        self.cache: dict[int, tuple[Image, ...]] = {}
+        self.cache_bytes, self.cached = cache_bytes, 0
+
+    def _images(self, index: int) -> tuple[Image, ...]:
+        if index not in self.cache:
+            loaded = self.load(index)
+            images = loaded if isinstance(loaded, tuple) else (loaded,)
+            size = sum(image.nbytes for image in images)
+            worker = get_worker_info()
+            # Every image is wanted equally often, so throwing one out for another gains nothing.
+            if self.cached + size > self.cache_bytes // (worker.num_workers if worker else 1):
+                return images
+            self.cached += size
+            self.cache[index] = images
+        return self.cache[index]
+
+    def _sample(self, number: int) -> tuple[Crop, list[Image]]:
+        epoch, position = divmod(number, len(self.ids))
+        index = int(_epoch_order(len(self.ids), self.seed, self.domain, epoch)[position])
+        images = self._images(index)
+        height, width = images[0].shape[:2]
+        rng = np.random.default_rng((self.seed, self.domain, _BOX, number))
+        crop = Crop(
+            id=self.ids[index],
+            top=int(rng.integers(max(height - self.crop, 0) + 1)),
+            left=int(rng.integers(max(width - self.crop, 0) + 1)),
+            size=self.crop,
+            flip=bool(rng.integers(2)),
+        )
+        return crop, [crop.cut(image) for image in images]
+
+    def draw(self, number: int) -> tuple[list[Crop], list[Tensor]]:
+        """Batch `number`: its crops, and uint8 N,3,c,c for each aligned image."""
+        first = (number * self.world + self.rank) * self.batch
+        samples = [self._sample(first + i) for i in range(self.batch)]
+        stacks = [
+            np.stack(cuts).transpose(0, 3, 1, 2) for cuts in zip(*(cuts for _, cuts in samples), strict=True)
+        ]
+        return [crop for crop, _ in samples], [
+            torch.from_numpy(np.ascontiguousarray(stack)) for stack in stacks
+        ]
+
+
+class UnpairedBatches(Dataset[UnpairedBatch]):
+    """Batches of two unpaired domains, each in its own order, cut into random squares and mirrored by chance.
+
+    `crop` in pixels; `batch` is the number of crops of each domain a rank takes; within an epoch of a domain
+    the `world` ranks share its images out without overlap. Decoded images are kept in memory up to
+    `cache_bytes`, half of it for either domain.
+    """
+
+    def __init__(
+        self,
+        rainy: ImageFolder,
+        clean: ImageFolder,
+        *,
+        crop: int,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.rainy, self.clean = (
+            _CropStream(
+                folder.ids,
+                folder.load,
+                domain=domain,
+                crop=crop,
+                batch=batch,
+                seed=seed,
+                rank=rank,
+                world=world,
+                cache_bytes=cache_bytes // 2,
+            )
+            for domain, folder in enumerate((rainy, clean))
+        )
+
+    def batch(self, number: int) -> UnpairedBatch:
+        """Batch `number`, counted from 0: the same in every process and in any order of calls."""
+        crops, (rainy,) = self.rainy.draw(number)
+        _, (clean,) = self.clean.draw(number)
+        return UnpairedBatch(rainy, clean, crops)
+
+    __getitem__ = batch
+
+    def loader(self, start: int = 0, workers: int = 0) -> Iterator[UnpairedBatch]:
+        """Batches start, start + 1, ... without end; made ahead by `workers` processes, or here for 0.
+
+        Each worker keeps a cache of its own, so together they keep `cache_bytes` as well.
+        """
+        return iter(
+            DataLoader(
+                self,
+                batch_size=None,
+                sampler=itertools.count(start),
+                num_workers=workers,
+                prefetch_factor=4 if workers else None,
+            )
+        )
+
+
+class PairedBatches:
+    """The supervised counterpart of UnpairedBatches: rainy images and their truth under the same crops."""
+
+    def __init__(
+        self,
+        pairs: PairedFolder,
+        *,
+        crop: int,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.pairs = _CropStream(
+            pairs.ids,
+            pairs.load,
+            domain=0,
+            crop=crop,
+            batch=batch,
+            seed=seed,
+            rank=rank,
+            world=world,
+            cache_bytes=cache_bytes,
+        )
+
+    def batch(self, number: int) -> PairedBatch:
+        """Batch `number`, counted from 0: the same in every process and in any order of calls."""
+        crops, (rainy, clean) = self.pairs.draw(number)
+        return PairedBatch(rainy, clean, crops)
