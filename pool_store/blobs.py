@@ -73,11 +73,13 @@ class DiskBlobs:
             size = f"{image.shape[1]}x{image.shape[0]}"
             raise PoolError(f"an image of {size} pixels is too large: the pool takes {LONGEST_SIDE} a side")
         encoded = io.BytesIO()
-        # Method 0 at quality 20: half the time and 0.7 of the bytes of PNG at compression level 1.
-        Pillow.fromarray(image).save(encoded, "WEBP", lossless=True, method=0, quality=20)
+        # Two thirds of the bytes and of the time of PNG at level 1; a higher quality takes longer and saves none.
+        Pillow.fromarray(image).save(encoded, "WEBP", lossless=True, method=0, quality=0)
         path = self._path(digest)
         with self._storage("write a blob to"):
-            path.parent.mkdir(exist_ok=True)
+            if not path.parent.exists():
+                path.parent.mkdir(exist_ok=True)
+                _fsync_folder(self.root)
             temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
             try:
                 with open(temporary, "xb") as file:
@@ -157,7 +159,7 @@ class DiskBlobs:
 
 
 def _fsync_folder(folder: Path) -> None:
-    """Makes a rename within the folder survive a power cut."""
+    """Makes new names in the folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,0 +1,376 @@
+"""What every backend keeps to."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from pool_store.blobs import Image
+from pool_store.client import Pool, open_pool
+from pool_store.errors import PoolError
+from pool_store.schemas import Candidate, Decision, Entry, Lineage, Offer
+
+MakeOffer = Callable[..., Offer]
+Picture = Callable[[int], Image]
+SCORER = "scorer-a"
+HOUR = 3600.0
+
+
+def scores(pool: Pool, id: str) -> list[float]:
+    return [candidate.log_odds for candidate in pool.entries([id])[id].candidates]
+
+
+def test_first_offer_enters(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    assert pool.peek(["a", "b"]) == {"a": None, "b": None}
+    offer = make_offer(pool, "a", -0.25, 1)
+    assert pool.offer(offer) == Decision(status="replaced", log_odds=-0.25)
+    candidate = Candidate(digest=offer.digest, log_odds=-0.25, lineage=offer.lineage)
+    assert pool.entries(["a", "b"]) == {"a": Entry(id="a", candidates=(candidate,), offers=1, replacements=1)}
+    assert pool.peek(["a", "b"]) == {"a": -0.25, "b": None}
+
+
+def test_strictly_higher_wins_and_ties_keep(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    first, tie, lower, higher = (
+        make_offer(pool, "a", log_odds, number)
+        for number, log_odds in enumerate([1.0, 1.0, 0.5, np.nextafter(1.0, 2)])
+    )
+    assert [pool.offer(offer).status for offer in (first, tie, lower)] == ["replaced", "kept", "kept"]
+    assert pool.entries(["a"])["a"].best.digest == first.digest
+    assert pool.offer(higher) == Decision(status="replaced", log_odds=float(np.nextafter(1.0, 2)))
+    entry = pool.entries(["a"])["a"]
+    assert (entry.best.digest, entry.offers, entry.replacements) == (higher.digest, 4, 2)
+
+
+@pytest.mark.parametrize("value", [0.1 + 0.2, -1e300, 5e-324, 123456789.12345679, -0.0, 7])
+def test_scores_keep_every_digit(backend: Any, make_offer: MakeOffer, value: float) -> None:
+    pool = backend.open()
+    decision = pool.offer(make_offer(pool, "a", value, 1))
+    stats = pool.stats()
+    assert [decision.log_odds, pool.peek(["a"])["a"], *scores(pool, "a"), stats.mean_log_odds] == [value] * 4
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_refuses_scores_that_are_not_finite(backend: Any, make_offer: MakeOffer, value: float) -> None:
+    pool = backend.open()
+    with pytest.raises(PoolError, match=f"score offered is {value}"):
+        make_offer(pool, "a", value, 1)
+
+
+def test_replay_answers_the_same_and_counts_once(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    offers = [make_offer(pool, "a", log_odds, number) for number, log_odds in enumerate([1.0, 0.5, 2.0])]
+    answers = [pool.offer(offer) for offer in offers]
+    assert [answer.status for answer in answers] == ["replaced", "kept", "replaced"]
+    contents = pool.dump()
+    # The first has lost its place by now, yet its client must hear what it would have heard.
+    replays = [pool.offer(offer).status for offer in offers]
+    assert replays == [answer.status for answer in answers]
+    assert pool.dump() == contents
+
+
+def test_a_new_score_for_the_held_image(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open(keep=3)
+    for log_odds, status in ((1.0, "replaced"), (0.5, "kept"), (1.5, "replaced")):
+        assert pool.offer(make_offer(pool, "a", log_odds, 1)).status == status
+    assert scores(pool, "a") == [1.5]
+
+
+def test_keeps_three_best_first(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open(keep=3)
+    thresholds = []
+    for number, log_odds in enumerate([2.0, 1.0, 3.0, 1.0, 2.5, 0.0]):
+        answer = pool.offer(make_offer(pool, "a", log_odds, number))
+        assert answer.log_odds == max(scores(pool, "a"))
+        thresholds.append(pool.peek(["a"])["a"])
+    assert scores(pool, "a") == [3.0, 2.5, 2.0]
+    assert [candidate.lineage.step for candidate in pool.entries(["a"])["a"].candidates] == [2, 4, 0]
+    assert thresholds == [None, None, 1.0, 1.0, 2.0, 2.0]
+
+
+def test_another_scorers_offers_are_stale(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    before = pool.offer(make_offer(pool, "a", 1.0, 1))
+    for id, best in (("a", before.log_odds), ("b", None)):
+        stale = make_offer(pool, id, 9.0, 2, fingerprint="scorer-b")
+        assert pool.offer(stale) == Decision(status="stale", log_odds=best)
+    assert list(pool.entries(["a", "b"])) == ["a"]
+    assert (pool.stats().offers, pool.stats().stale) == (1, 2)
+
+
+def test_opens_for_its_own_scorer_and_keep_only(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    pool.offer(make_offer(pool, "a", 1.0, 1))
+    pool.close()
+    with pytest.raises(PoolError, match="scorer 'scorer-a', not of 'scorer-b'"):
+        backend.open(fingerprint="scorer-b")
+    with pytest.raises(PoolError, match="keeps 1 candidates an image, not 3: set keep=1"):
+        backend.open(keep=3)
+    with pytest.raises(PoolError, match="keep is 0"):
+        backend.open(keep=0)
+    assert scores(backend.open(), "a") == [1.0]
+
+
+@pytest.mark.parametrize("id", ["day/rain 1", "Größe/雨", "a:b{c}\n\\\"'", "x" * 5000])
+def test_ids_are_any_text(backend: Any, make_offer: MakeOffer, id: str) -> None:
+    pool = backend.open()
+    pool.offer(make_offer(pool, id, 1.0, 1))
+    assert [pool.peek([id]), list(pool.entries([id])), [entry.id for entry in pool.scan()]] == [
+        {id: 1.0},
+        [id],
+        [id],
+    ]
+
+
+def test_many_ids_in_one_call(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    offer = make_offer(pool, "a", 0.0, 1)
+    wanted = {f"id{number}": float(number) for number in range(1500)}
+    for id, log_odds in wanted.items():
+        pool.offer(offer.model_copy(update={"id": id, "log_odds": log_odds}))
+    assert pool.peek([*wanted, "none"]) == {**wanted, "none": None}
+    assert {id: entry.best.log_odds for id, entry in pool.entries(wanted).items()} == wanted
+    assert {entry.id: entry.best.log_odds for entry in pool.scan()} == wanted
+    assert (pool.peek([]), pool.entries([])) == ({}, {})
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 500, 3), (64, 48, 3)])
+def test_images_come_back_exactly(backend: Any, shape: tuple[int, int, int]) -> None:
+    pool = backend.open()
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, shape, dtype=np.uint8)
+    for image in (noise, noise[::-1, :, ::-1], np.zeros(shape, np.uint8)):
+        back = pool.image(pool.put_image(image))
+        assert (back.dtype, back.flags.c_contiguous, back.flags.writeable) == (np.uint8, True, True)
+        np.testing.assert_array_equal(back, image)
+
+
+def test_equal_images_are_stored_once(backend: Any, picture: Picture) -> None:
+    pool = backend.open()
+    assert pool.put_image(picture(1)) == pool.put_image(np.asfortranarray(picture(1)))
+    assert pool.put_image(picture(1)) != pool.put_image(picture(1).reshape(7, 9, 3))
+    assert pool.stats().blobs == 2
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_refuses_what_is_no_image(backend: Any, image: Any) -> None:
+    with pytest.raises(PoolError, match="takes uint8 H,W,3 images"):
+        backend.open().put_image(image)
+
+
+def test_refuses_an_image_too_large_to_store(backend: Any) -> None:
+    with pytest.raises(PoolError, match="16384x1 pixels is too large"):
+        backend.open().put_image(np.zeros((1, 16384, 3), np.uint8))
+
+
+def test_an_offer_needs_its_image(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    offer = make_offer(pool, "a", 1.0, 1).model_copy(update={"digest": "0" * 64})
+    with pytest.raises(PoolError, match=f"'a' names blob {'0' * 64}: put that image first"):
+        pool.offer(offer)
+    assert pool.entries(["a"]) == {}
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "garbage", "other pixels"])
+def test_names_the_damaged_blob(backend: Any, picture: Picture, damage: str) -> None:
+    pool = backend.open()
+    digest = pool.put_image(picture(1))
+    file = backend.file(digest)
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        os.truncate(file, file.stat().st_size // 2)
+    elif damage == "garbage":
+        file.write_bytes(b"no image")
+    else:
+        file.write_bytes(backend.file(pool.put_image(picture(2))).read_bytes())
+    with pytest.raises(PoolError, match=str(file)):
+        pool.image(digest)
+
+
+def test_stats_are_exact(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    empty = pool.stats()
+    assert (empty.entries, empty.acceptance, empty.mean_reward, empty.mean_log_odds) == (0, 0.0, None, None)
+    for number, (id, log_odds) in enumerate(
+        [("a", 0.0), ("a", math.log(3)), ("a", 1.0), ("b", -900.0), ("c", 900.0)]
+    ):
+        pool.offer(make_offer(pool, id, log_odds, number))
+    stats = pool.stats()
+    assert (stats.entries, stats.offers, stats.replacements, stats.stale) == (3, 5, 4, 0)
+    assert stats.acceptance == 4 / 5
+    assert stats.mean_reward == pytest.approx((0.75 + 0 + 1) / 3, rel=1e-15)
+    assert stats.mean_log_odds == math.log(3) / 3
+    assert (stats.blobs, stats.blob_bytes) == (5, sum(file.stat().st_size for file in backend.files()))
+
+
+def test_sweep_removes_replaced_images_and_orphans_after_the_grace(
+    backend: Any, make_offer: MakeOffer, picture: Picture
+) -> None:
+    pool = backend.open()
+    replaced, best = (make_offer(pool, "a", log_odds, number) for number, log_odds in enumerate([1.0, 2.0]))
+    pool.offer(replaced)
+    pool.offer(best)
+    orphan = pool.put_image(picture(7))
+    (backend.file(orphan).parent / "leftover.tmp").write_bytes(b"half")
+
+    assert pool.sweep(HOUR).blobs == 0
+    backend.age(2 * HOUR)
+    # Replaced a moment ago, so an older dump may still name it, however old the image itself is.
+    assert pool.sweep(HOUR).blobs == 2
+    assert {file.stem for file in backend.files()} == {replaced.digest, best.digest}
+
+    size = backend.file(replaced.digest).stat().st_size
+    swept = pool.sweep(0)
+    assert (swept.blobs, swept.bytes) == (1, size)
+    assert [file.stem for file in backend.files()] == [best.digest]
+    assert pool.sweep(0).blobs == 0
+
+
+def test_sweep_spares_an_old_image_that_is_put_again(backend: Any, picture: Picture) -> None:
+    pool = backend.open()
+    digest = pool.put_image(picture(1))
+    backend.age(2 * HOUR)
+    assert pool.put_image(picture(1)) == digest
+    assert pool.sweep(HOUR).blobs == 0
+
+
+def test_sweep_spares_an_image_that_another_entry_still_holds(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    for id, log_odds, number in (("a", 1.0, 1), ("b", 1.0, 1), ("a", 2.0, 2)):
+        pool.offer(make_offer(pool, id, log_odds, number))
+    assert pool.sweep(0).blobs == 0
+    pool.image(pool.entries(["b"])["b"].best.digest)
+
+
+def test_restore_brings_back_the_pool_of_the_dump(
+    backend: Any, make_offer: MakeOffer, picture: Picture
+) -> None:
+    pool = backend.open()
+    for number, (id, log_odds) in enumerate([("a", 0.1 + 0.2), ("a", 0.1), ("b", -1.0)]):
+        pool.offer(make_offer(pool, id, log_odds, number))
+    dump, entries, stats = pool.dump(), pool.entries("ab"), pool.stats()
+    dump = json.loads(json.dumps(dump))
+    for number, (id, log_odds) in enumerate([("a", 5.0), ("c", 5.0), ("a", 4.0)], start=10):
+        pool.offer(make_offer(pool, id, log_odds, number))
+    backend.age(2 * HOUR)
+    pool.sweep(HOUR)
+
+    pool.restore(dump)
+    assert pool.dump() == dump
+    assert pool.entries("abc") == entries
+    after = pool.stats()
+    assert after.model_copy(update={"blobs": 0, "blob_bytes": 0}) == stats.model_copy(
+        update={"blobs": 0, "blob_bytes": 0}
+    )
+    np.testing.assert_array_equal(pool.image(entries["a"].best.digest), picture(0))
+
+    # What the restore dropped is an orphan now, and what it brought back is not.
+    pool.sweep(0)
+    assert {file.stem for file in backend.files()} == {entry.best.digest for entry in entries.values()}
+    assert pool.offer(make_offer(pool, "a", 5.0, 10)).status == "replaced"
+
+
+def test_restore_survives_reopening(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    pool.offer(make_offer(pool, "a", 1.0, 1))
+    dump = pool.dump()
+    pool.offer(make_offer(pool, "a", 2.0, 2))
+    pool.restore(dump)
+    pool.close()
+    assert backend.open().dump() == dump
+
+
+def test_restore_refuses_what_it_cannot_bring_back(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    lost = make_offer(pool, "a", 1.0, 1)
+    pool.offer(lost)
+    old = pool.dump()
+    pool.offer(make_offer(pool, "a", 2.0, 2))
+    pool.sweep(0)
+    contents = pool.dump()
+    for changes, message in (
+        ({}, f"1 of the dump's 1 images have been swept from .*, the first is {lost.digest}"),
+        ({"fingerprint": "scorer-b"}, "the dump holds scores of scorer 'scorer-b'"),
+        ({"keep": "2"}, "the dump keeps 2 candidates"),
+        ({"format": "0"}, "the dump has format 0"),
+    ):
+        with pytest.raises(PoolError, match=message):
+            pool.restore({**old, "meta": {**old["meta"], **changes}})
+        assert pool.dump() == contents
+
+
+def test_two_clients_see_one_pool(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    other = backend.open(spec=pool.address)
+    pool.offer(make_offer(pool, "a", 1.0, 1))
+    assert other.offer(make_offer(other, "a", 0.5, 2)) == Decision(status="kept", log_odds=1.0)
+    other.close()
+    assert pool.stats().offers == 2
+
+
+def test_threads_share_a_pool(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open(keep=3)
+    offers = [make_offer(pool, f"id{number % 3}", float(number), number) for number in range(60)]
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(pool.offer, offers))
+    assert {id: scores(pool, id) for id in ("id0", "id1", "id2")} == {
+        "id0": [57.0, 54.0, 51.0],
+        "id1": [58.0, 55.0, 52.0],
+        "id2": [59.0, 56.0, 53.0],
+    }
+    assert pool.stats().offers == 60
+
+
+def compete(address: str, worker: int, offers: list[tuple[str, float]]) -> int:
+    pool = open_pool(address, fingerprint=SCORER)
+    entered = 0
+    for step, (id, log_odds) in enumerate(offers):
+        image = np.full((2, 2, 3), [worker, *divmod(step, 256)], np.uint8)
+        offer = Offer(
+            id=id,
+            log_odds=log_odds,
+            fingerprint=SCORER,
+            digest=pool.put_image(image),
+            lineage=Lineage(run="run", step=step, stage=1, worker=worker, time=0.0),
+        )
+        entered += pool.offer(offer).status == "replaced"
+    pool.close()
+    return entered
+
+
+def test_competing_processes_leave_the_best(backend: Any) -> None:
+    pool = backend.open()
+    rng = np.random.default_rng(5)
+    offers = [
+        [(f"id{id}", float(score)) for id, score in zip(rng.integers(0, 4, 120), rng.normal(size=120))]
+        for _ in range(3)
+    ]
+    with multiprocessing.get_context("spawn").Pool(3) as processes:
+        jobs = [(pool.address, worker, work) for worker, work in enumerate(offers)]
+        entered = processes.starmap(compete, jobs, chunksize=1)
+
+    best = {
+        id: max((score, worker) for worker, work in enumerate(offers) for rival, score in work if rival == id)
+        for id in ("id0", "id1", "id2", "id3")
+    }
+    entries = pool.entries(best)
+    assert {
+        id: (entry.best.log_odds, entry.best.lineage.worker) for id, entry in entries.items()
+    } == best
+    for entry in entries.values():
+        worker, step = entry.best.lineage.worker, entry.best.lineage.step
+        assert (pool.image(entry.best.digest) == np.array([worker, *divmod(step, 256)])).all()
+    stats = pool.stats()
+    assert (stats.offers, stats.replacements) == (360, sum(entered))
+    assert sum(entry.offers for entry in entries.values()) == 360
