@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -18,18 +19,19 @@ from scipy import ndimage
 from iqa_service.rain import add_rain, random_look
 from iqa_service.views import Image
 
-Float = NDArray[np.float32]
+Float = NDArray[np.floating]
 Degradation = Callable[[Image, np.random.Generator], Image]
 
 
-def to_uint8(image: NDArray[np.floating]) -> Image:
+def to_uint8(image: Float) -> Image:
     """The nearest uint8 image of values meant for 0..255."""
     rounded: Image = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
     return rounded
 
 
-def smooth_field(height: int, width: int, scale: float, rng: np.random.Generator) -> Float:
-    """A random field H,W in [0,1] that varies over about ``scale`` pixels."""
+def smooth_field(image: NDArray[Any], scale: float, rng: np.random.Generator) -> Float:
+    """A random field H,W in [0,1] over an image H,W,3 that varies within about ``scale`` pixels."""
+    height, width = image.shape[:2]
     shape = (int(height / scale) + 4, int(width / scale) + 4)
     coarse = rng.uniform(0, 1, shape).astype(np.float32)
     zoom = (height / (shape[0] - 3), width / (shape[1] - 3))
@@ -40,7 +42,7 @@ def smooth_field(height: int, width: int, scale: float, rng: np.random.Generator
 
 
 def gaussian(image: Float, sigma: float) -> Float:
-    """Each channel of float32 H,W,3 blurred by ``sigma`` pixels."""
+    """Each channel of float H,W,3 blurred by ``sigma`` pixels."""
     blurred: Float = ndimage.gaussian_filter(image, (sigma, sigma, 0), truncate=3)
     return blurred
 
@@ -67,7 +69,7 @@ def motion_blurry(image: Image, rng: np.random.Generator) -> Image:
 
 def hazy(image: Image, rng: np.random.Generator) -> Image:
     """Air light over a transmission that varies with an imagined depth."""
-    depth = smooth_field(*image.shape[:2], 100, rng)
+    depth = smooth_field(image, 100, rng)
     transmission = np.exp(-rng.uniform(0.3, 1.0) - rng.uniform(0, 0.8) * depth)[..., None]
     air = rng.uniform(170, 250) * rng.uniform(0.97, 1.03, 3)
     return to_uint8(image * transmission + air * (1 - transmission))
@@ -115,7 +117,7 @@ def rainy(image: Image, rng: np.random.Generator) -> Image:
 
 def shadowed(image: Image, rng: np.random.Generator) -> Image:
     """The shadow of something out of sight, soft at its edge."""
-    field = smooth_field(*image.shape[:2], rng.uniform(40, 120), rng)
+    field = smooth_field(image, rng.uniform(40, 120), rng)
     shade = np.clip((field - np.quantile(field, rng.uniform(0.3, 0.7))) * rng.uniform(4, 40), 0, 1)
     return to_uint8(image * (1 - rng.uniform(0.4, 0.8) * shade[..., None]))
 

@@ -15,13 +15,13 @@ from iqa_service.degradations import Float, gaussian, smooth_field, to_uint8
 from iqa_service.views import Image
 
 Fault = Callable[[Float, Float, Float, float, np.random.Generator], Float]
-"""What is added to (clean, rain, mask of the rain) at a strength in [0,1]; all float32, levels of 0..255."""
+"""What is added to (clean, rain, mask of the rain) at a strength in [0,1]; all in levels of 0..255."""
 
 
 def _residual(clean: Float, rain: Float, mask: Float, strength: float, rng: np.random.Generator) -> Float:
     if rng.uniform() < 0.5:
         return strength * rain
-    return strength * rain * smooth_field(*clean.shape[:2], rng.uniform(20, 80), rng)[..., None]
+    return strength * rain * smooth_field(clean, rng.uniform(20, 80), rng)[..., None]
 
 
 def _negative(clean: Float, rain: Float, mask: Float, strength: float, rng: np.random.Generator) -> Float:
@@ -30,7 +30,7 @@ def _negative(clean: Float, rain: Float, mask: Float, strength: float, rng: np.r
 
 def _softened(clean: Float, rain: Float, mask: Float, strength: float, rng: np.random.Generator) -> Float:
     wide = gaussian(rain, rng.uniform(0.7, 2))
-    return strength * wide * rng.choice([-0.7, 0.7, 1])
+    return strength * wide * float(rng.choice([-0.7, 0.7, 1]))
 
 
 def _smeared(clean: Float, rain: Float, mask: Float, strength: float, rng: np.random.Generator) -> Float:
@@ -64,7 +64,7 @@ def _cast(clean: Float, rain: Float, mask: Float, strength: float, rng: np.rando
 
 
 def _drift(clean: Float, rain: Float, mask: Float, strength: float, rng: np.random.Generator) -> Float:
-    field = smooth_field(*clean.shape[:2], rng.uniform(15, 80), rng) - np.float32(0.5)
+    field = smooth_field(clean, rng.uniform(15, 80), rng) - np.float32(0.5)
     return field[..., None] * 40 * strength * rng.uniform(0.7, 1.3, 3).astype(np.float32)
 
 

@@ -140,7 +140,7 @@ def contrastive_loss(logits: Tensor, words: Tensor) -> Tensor:
         logits: N,W of images over words.
         words: int64 N, the word of each image.
     """
-    shown = words.unique()
+    shown = torch.unique(words)
     belongs = (words[:, None] == shown).float()
     to_image = -(logits[:, shown].log_softmax(dim=0) * belongs / belongs.sum(dim=0)).sum(dim=0).mean()
     return (nn.functional.cross_entropy(logits, words) + to_image) / 2
@@ -198,7 +198,7 @@ def pretrain(settings: PretrainSettings, progress: Progress | None = None) -> Pa
         pixels = model.normalise(torch.cat([tiles.flatten(0, 1), labelled]))
         text = nn.functional.normalize(model.encode_text(tokens), dim=-1)
         logits = model.degradation_logits(model.encode_degradation(pixels), text)
-        of_groups, of_labelled = logits.split([len(pixels) - len(labelled), len(labelled)])
+        of_groups, of_labelled = logits[: -len(labelled)], logits[-len(labelled) :]
         ranking = ranking_loss(log_odds(of_groups, degraded).view(tiles.shape[:2]), quality)
         contrastive = contrastive_loss(of_labelled, words)
         optimiser.zero_grad()

@@ -100,7 +100,7 @@ class DaclipScorer:
             )
         flat = torch.from_numpy(np.ascontiguousarray(views.reshape(-1, *square)))
         with torch.inference_mode():
-            odds = [self._log_odds(chunk) for chunk in flat.split(_VIEWS_AT_ONCE)]
+            odds = [self._log_odds(chunk) for chunk in torch.split(flat, _VIEWS_AT_ONCE)]
             scores = torch.cat(odds).view(views.shape[:2]).mean(dim=1) if odds else torch.zeros(0)
         if not scores.isfinite().all():
             raise ScorerError(f"{self.name} gave NaN: its weights are damaged, fetch or train them again")
