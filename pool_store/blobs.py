@@ -73,7 +73,7 @@ class DiskBlobs:
             size = f"{image.shape[1]}x{image.shape[0]}"
             raise PoolError(f"an image of {size} pixels is too large: the pool takes {LONGEST_SIDE} a side")
         encoded = io.BytesIO()
-        # Two thirds of the bytes and of the time of PNG at level 1; a higher quality takes longer and saves none.
+        # Two thirds of the bytes of PNG at level 1, and faster; a higher quality is slower and saves nothing.
         Pillow.fromarray(image).save(encoded, "WEBP", lossless=True, method=0, quality=0)
         path = self._path(digest)
         with self._storage("write a blob to"):

@@ -35,6 +35,8 @@ from pool_store.store import CONNECTION, RewardPool
 START_SECONDS = 60.0
 """Covers the replay of a log of several million offers."""
 STOP_SECONDS = 10.0
+RUNTIME = "rgsud-pool-"
+"""Begins the name of the temporary folder that has a server's socket."""
 
 # Waits for a byte, or for its owner's death, which closes the pipe; then shuts the server down. It asks over
 # the server's own socket, since a process id may have passed to a stranger.
@@ -96,7 +98,7 @@ class _Server:
                 undo.callback(os.close, self._lock)
                 self._claim()
                 # A short path without blanks: sockets take 107 bytes, and Valkey's settings no blanks.
-                runtime = Path(tempfile.mkdtemp(prefix="rgsud-pool-"))
+                runtime = Path(tempfile.mkdtemp(prefix=RUNTIME))
                 undo.callback(shutil.rmtree, runtime, ignore_errors=True)
                 (runtime / "data").symlink_to(self.folder)
                 self.socket = runtime / "valkey.sock"
@@ -125,6 +127,8 @@ class _Server:
                     f"an earlier server of the pool in {self.folder} still runs at {last}: kill it"
                 )
             time.sleep(0.05)
+        if RUNTIME in last:
+            shutil.rmtree(Path(last).parent, ignore_errors=True)
         os.ftruncate(self._lock, 0)
 
     def _last_owner(self) -> tuple[int, str]:

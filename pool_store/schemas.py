@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -11,6 +10,10 @@ from pool_store.errors import PoolError
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 of an image's shape and pixels, whatever it is encoded as."""
+
+
+LARGEST = (2 - 2**-23) * 2.0**127
+"""The largest float32."""
 
 
 class _Schema(BaseModel):
@@ -38,7 +41,7 @@ class Candidate(_Schema):
 class Offer(_Schema):
     """A candidate offered for the rainy image `id`, scored by the scorer that `fingerprint` names.
 
-    Raises PoolError where the score is not finite.
+    PoolError where the score is no finite float32, which is what scorers give: so sums of scores stay finite.
     """
 
     id: Annotated[str, Field(min_length=1)]
@@ -50,8 +53,8 @@ class Offer(_Schema):
     @field_validator("log_odds")
     @classmethod
     def _finite(cls, value: float) -> float:
-        if not math.isfinite(value):
-            raise PoolError(f"the score offered is {value}: offer finite log-odds only")
+        if not abs(value) <= LARGEST:
+            raise PoolError(f"the score offered is {value}: offer finite float32 log-odds only")
         return value
 
 

@@ -157,7 +157,7 @@ class RewardPool:
         """Removes blobs that no entry has referred to for `grace_seconds`: replaced, or orphans of crashes.
 
         A dump stays restorable for as long, since what it refers to was replaced after it was taken, if at
-        all. So the grace must exceed the age of the oldest checkpoint worth resuming, and by far the time from
+        all. So the grace must exceed the age of the oldest checkpoint worth resuming, and the time from
         putting an image to offering it.
         """
         with self._server():

