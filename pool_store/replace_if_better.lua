@@ -49,7 +49,6 @@ if not rival or score > tonumber(candidates[rival].log_odds) then
     local loser = table.remove(candidates, rival)
     redis.call('ZADD', released, redis.call('TIME')[1], loser.digest)
   end
-  redis.call('ZREM', released, digest)
   local place = 1
   while candidates[place] and tonumber(candidates[place].log_odds) >= score do
     place = place + 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,13 +16,12 @@ import numpy as np
 import pytest
 
 from pool_store.blobs import Image
-from pool_store.client import Pool, open_pool
+from pool_store.client import Pool
 from pool_store.errors import PoolError
-from pool_store.schemas import Candidate, Decision, Entry, Lineage, Offer
+from pool_store.schemas import Candidate, Decision, Entry, Offer
 
 MakeOffer = Callable[..., Offer]
 Picture = Callable[[int], Image]
-SCORER = "scorer-a"
 HOUR = 3600.0
 
 
@@ -283,6 +283,20 @@ def test_restore_brings_back_the_pool_of_the_dump(
     assert pool.offer(make_offer(pool, "a", 5.0, 10)).status == "replaced"
 
 
+def test_restore_goes_back_and_forth(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    pool.offer(make_offer(pool, "a", 1.0, 1))
+    early = pool.dump()
+    pool.offer(make_offer(pool, "a", 2.0, 2))
+    late = pool.dump()
+    backend.age(2 * HOUR)
+    for dump in (early, late, early):
+        pool.restore(dump)
+        backend.age(2 * HOUR)
+        assert pool.sweep(HOUR).blobs == 0
+        assert pool.dump() == dump
+
+
 def test_restore_survives_reopening(backend: Any, make_offer: MakeOffer) -> None:
     pool = backend.open()
     pool.offer(make_offer(pool, "a", 1.0, 1))
@@ -334,30 +348,45 @@ def test_threads_share_a_pool(backend: Any, make_offer: MakeOffer) -> None:
     assert pool.stats().offers == 60
 
 
-def compete(address: str, worker: int, offers: list[tuple[str, float]]) -> int:
-    pool = open_pool(address, fingerprint=SCORER)
-    entered = 0
-    for step, (id, log_odds) in enumerate(offers):
-        image = np.full((2, 2, 3), [worker, *divmod(step, 256)], np.uint8)
-        offer = Offer(
-            id=id,
-            log_odds=log_odds,
-            fingerprint=SCORER,
-            digest=pool.put_image(image),
-            lineage=Lineage(run="run", step=step, stage=1, worker=worker, time=0.0),
-        )
-        entered += pool.offer(offer).status == "replaced"
-    pool.close()
-    return entered
+COMPETITOR = """
+import json, sys
+import numpy as np
+from pool_store.client import open_pool
+from pool_store.schemas import Lineage, Offer
+address, worker, work = json.loads(sys.argv[1])
+pool = open_pool(address, fingerprint="scorer-a")
+print("ready", flush=True)
+input()
+entered = 0
+for step, (id, log_odds) in enumerate(work):
+    digest = pool.put_image(np.full((2, 2, 3), [worker, step, 0], np.uint8))
+    lineage = Lineage(run="run", step=step, stage=1, worker=worker, time=0.0)
+    offer = Offer(id=id, log_odds=log_odds, fingerprint="scorer-a", digest=digest, lineage=lineage)
+    entered += pool.offer(offer).status == "replaced"
+print(entered)
+"""
 
 
 def test_competing_processes_leave_the_best(backend: Any) -> None:
     pool = backend.open()
     rng = np.random.default_rng(5)
     offers = [[(f"id{rng.integers(4)}", float(score)) for score in rng.normal(size=120)] for _ in range(3)]
-    with multiprocessing.get_context("spawn").Pool(3) as processes:
-        jobs = [(pool.address, worker, work) for worker, work in enumerate(offers)]
-        entered = processes.starmap(compete, jobs, chunksize=1)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", COMPETITOR, json.dumps([pool.address, worker, work])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for worker, work in enumerate(offers)
+    ]
+    for worker in workers:
+        assert worker.stdout
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin
+        print(file=worker.stdin, flush=True)
+    entered = [int(worker.communicate()[0]) for worker in workers]
 
     best = {
         id: max((score, worker) for worker, work in enumerate(offers) for rival, score in work if rival == id)
@@ -367,7 +396,7 @@ def test_competing_processes_leave_the_best(backend: Any) -> None:
     assert {id: (entry.best.log_odds, entry.best.lineage.worker) for id, entry in entries.items()} == best
     for entry in entries.values():
         worker, step = entry.best.lineage.worker, entry.best.lineage.step
-        assert (pool.image(entry.best.digest) == np.array([worker, *divmod(step, 256)])).all()
+        assert (pool.image(entry.best.digest) == np.array([worker, step, 0])).all()
     stats = pool.stats()
     assert (stats.offers, stats.replacements) == (360, sum(entered))
     assert sum(entry.offers for entry in entries.values()) == 360
