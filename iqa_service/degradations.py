@@ -23,7 +23,7 @@ Float = NDArray[np.floating]
 Degradation = Callable[[Image, np.random.Generator], Image]
 
 
-def to_uint8(image: Float) -> Image:
+def to_uint8(image: NDArray[Any]) -> Image:
     """The nearest uint8 image of values meant for 0..255."""
     rounded: Image = np.rint(np.clip(image, 0, 255)).astype(np.uint8)
     return rounded

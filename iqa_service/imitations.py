@@ -30,7 +30,7 @@ def _negative(clean: Float, rain: Float, mask: Float, strength: float, rng: np.r
 
 def _softened(clean: Float, rain: Float, mask: Float, strength: float, rng: np.random.Generator) -> Float:
     wide = gaussian(rain, rng.uniform(0.7, 2))
-    return strength * wide * float(rng.choice([-0.7, 0.7, 1]))
+    return float(rng.choice([-0.7, 0.7, 1])) * strength * wide
 
 
 def _smeared(clean: Float, rain: Float, mask: Float, strength: float, rng: np.random.Generator) -> Float:
@@ -51,10 +51,9 @@ def _sharp(clean: Float, rain: Float, mask: Float, strength: float, rng: np.rand
 
 
 def _ghost(clean: Float, rain: Float, mask: Float, strength: float, rng: np.random.Generator) -> Float:
-    edges = clean.mean(axis=2, keepdims=True)
-    edges = edges - gaussian(edges, 1.5)
-    shift = rng.integers(-3, 4, 2)
-    return float(rng.choice([-1, 1])) * 0.6 * strength * np.roll(edges, shift, (0, 1))
+    gray = clean.mean(axis=2, keepdims=True)
+    moved: Float = np.roll(gray - gaussian(gray, 1.5), rng.integers(-3, 4, 2), (0, 1))
+    return float(rng.choice([-0.6, 0.6])) * strength * moved
 
 
 def _cast(clean: Float, rain: Float, mask: Float, strength: float, rng: np.random.Generator) -> Float:
@@ -75,7 +74,7 @@ def _checkerboard(clean: Float, rain: Float, mask: Float, strength: float, rng: 
         pattern = rng.normal(0, 1, (period, period, 1)) + rng.normal(0, 0.3, (period, period, 3))
     height, width = clean.shape[:2]
     repeats = (height // period + 1, width // period + 1, 1)
-    board = np.tile(pattern - pattern.mean((0, 1)), repeats)[:height, :width].astype(np.float32)
+    board: Float = np.tile(pattern - pattern.mean((0, 1)), repeats)[:height, :width].astype(np.float32)
     if rng.uniform() < 0.5:
         board = board * (0.3 + gaussian(np.abs(clean - gaussian(clean, 1)), 2) / 8)
     return 6 * strength * board

@@ -47,11 +47,11 @@ class PretrainSettings(BaseModel):
     """Folder of clean photographs, searched with its subfolders."""
     output: Path = Path("daclip-lite.safetensors")
     steps: int = Field(4000, ge=1)
-    groups: int = Field(12, ge=1)
+    groups: int = Field(8, ge=1)
     """Photographs of which derained versions are ordered, a step."""
-    labelled: int = Field(33, ge=1)
+    labelled: int = Field(22, ge=1)
     """Images matched with the word of their degradation, a step."""
-    learning_rate: float = Field(1.5e-3, gt=0)
+    learning_rate: float = Field(1e-3, gt=0)
     width: int = Field(96, ge=32, multiple_of=32)
     layers: int = Field(4, ge=1)
     tile: int = Field(64, ge=16, multiple_of=8)
@@ -101,24 +101,25 @@ class _Rendered(Dataset[tuple[Tensor, Tensor, Tensor]]):
         rng = np.random.default_rng([self.settings.seed, number])
         groups = []
         for _ in range(self.settings.groups):
-            clean = self._crop(rng)
+            clean = self.crop(rng)
             wet = rainy(clean, rng)
             groups.append(np.stack([clean, wet, *(imitate(clean, wet, rng) for _ in range(_IMITATIONS))]))
         words = (np.arange(self.settings.labelled) + number) % len(LITE_RULE.words)
         tile, margin = self.settings.tile, (self.edge - self.settings.tile) // 2
-        images = [
-            DEGRADATIONS.get(LITE_RULE.words[word], lambda image, _: image)(self._crop(rng), rng)[
-                margin : margin + tile, margin : margin + tile
-            ]
-            for word in words
-        ]
+        middle = slice(margin, margin + tile)
+        images = [self._labelled(LITE_RULE.words[word], rng)[middle, middle] for word in words]
         return (
             torch.from_numpy(np.stack(groups)).permute(0, 1, 4, 2, 3),
             torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
             torch.from_numpy(words),
         )
 
-    def _crop(self, rng: np.random.Generator) -> Image:
+    def _labelled(self, word: str, rng: np.random.Generator) -> Image:
+        crop = self.crop(rng)
+        return DEGRADATIONS[word](crop, rng) if word in DEGRADATIONS else crop
+
+    def crop(self, rng: np.random.Generator) -> Image:
+        """A square of a photograph, shrunk, mostly one that shows something."""
         crop = np.zeros((0,), np.uint8)
         for _ in range(4):
             photograph = self.photographs[int(rng.integers(len(self.photographs)))]
@@ -142,8 +143,9 @@ def contrastive_loss(logits: Tensor, words: Tensor) -> Tensor:
     """
     shown = torch.unique(words)
     belongs = (words[:, None] == shown).float()
-    to_image = -(logits[:, shown].log_softmax(dim=0) * belongs / belongs.sum(dim=0)).sum(dim=0).mean()
-    return (nn.functional.cross_entropy(logits, words) + to_image) / 2
+    to_word = nn.functional.cross_entropy(logits, words)
+    to_image = nn.functional.cross_entropy(logits[:, shown].T, (belongs / belongs.sum(dim=0)).T)
+    return (to_word + to_image) / 2
 
 
 def ranking_loss(scores: Tensor, quality: Tensor) -> Tensor:
@@ -173,6 +175,7 @@ def pretrain(settings: PretrainSettings, progress: Progress | None = None) -> Pa
     model = DaCLIP(_config(settings), image_tower=False)
     # Eleven words use some twenty of its rows: as they were drawn they serve as well.
     model.clip.token_embedding.weight.requires_grad_(False)
+    model.visual_control.conv1.weight.data = _whitening(data, model)
     parameters = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in parameters if p.ndim > 1]
     rest = [p for p in parameters if p.ndim <= 1]
@@ -251,6 +254,22 @@ def _config(settings: PretrainSettings) -> dict[str, object]:
     }
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1}
     return {"embed_dim": 64, "vision_cfg": vision, "text_cfg": text}
+
+
+def _whitening(data: _Rendered, model: DaCLIP) -> Tensor:
+    """Patch embedding W,3,P,P that gives the principal components of clean patches equal variance.
+
+    Otherwise rain, blur and noise, which are small beside the content of a patch, are learnt late.
+    """
+    rng = np.random.default_rng(data.settings.seed)
+    crops = np.stack([data.crop(rng) for _ in range(200)])
+    pixels = model.normalise(torch.from_numpy(crops).permute(0, 3, 1, 2))
+    patch = data.settings.patch
+    patches = nn.functional.unfold(pixels, patch, stride=patch).transpose(1, 2).flatten(0, 1)
+    variance, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+    kept = directions[:, -data.settings.width :] / (variance[-data.settings.width :] + 1e-4).sqrt()
+    filters: Tensor = kept.T.reshape(-1, 3, patch, patch).contiguous()
+    return filters
 
 
 def _batches(data: _Rendered, workers: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

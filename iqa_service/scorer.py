@@ -98,10 +98,12 @@ class DaclipScorer:
                 f"{self.name} got views of {views.dtype} {views.shape}, not uint8 (N, V, {self._size}, "
                 f"{self._size}, 3): make them with this scorer's views()"
             )
+        if len(views) == 0:
+            return np.zeros(0, np.float32)
         flat = torch.from_numpy(np.ascontiguousarray(views.reshape(-1, *square)))
         with torch.inference_mode():
             odds = [self._log_odds(chunk) for chunk in torch.split(flat, _VIEWS_AT_ONCE)]
-            scores = torch.cat(odds).view(views.shape[:2]).mean(dim=1) if odds else torch.zeros(0)
+            scores = torch.cat(odds).view(views.shape[:2]).mean(dim=1)
         if not scores.isfinite().all():
             raise ScorerError(f"{self.name} gave NaN: its weights are damaged, fetch or train them again")
         return scores.numpy().astype(np.float32)

@@ -54,7 +54,7 @@ class Sparring:
         out = []
         for image in rainy:
             network = self._members[int(self._rng.integers(len(self._members)))][0]
-            amount = float(self._rng.choice([0, self._rng.uniform(0, 0.2)]))
+            amount = float(self._rng.choice([0, self._rng.uniform(0, 0.4)]))
             shaken = {
                 name: value + amount * float(value.std(correction=0)) * torch.randn_like(value)
                 for name, value in network.named_parameters()
