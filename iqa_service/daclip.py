@@ -194,7 +194,7 @@ def find_weights(path: str | Path) -> Path:
 def load_rule(path: str | Path) -> Rule:
     """The rule in the header of a .safetensors file, or that of the released checkpoints."""
     try:
-        return Rule.model_validate_json(_header(find_weights(path)).get("rule", "{}"))
+        return Rule.model_validate(_header(find_weights(path)).get("rule", {}))
     except ValidationError as error:
         raise ScorerError(f"the scoring rule in '{path}' is not valid: {error.errors()[0]['msg']}") from error
 
@@ -222,7 +222,7 @@ def load_daclip(path: str | Path, model_config: Mapping[str, Any] | str | None =
             raise ScorerError(
                 f"open_clip knows no model '{model_config}': take a name from open_clip.list_models()"
             )
-    config = given or json.loads(_header(file).get("config", "null")) or _config_of(state, path)
+    config = given or _header(file).get("config") or _config_of(state, path)
     model = DaCLIP(config, image_tower=any(key.startswith(("visual.", "clip.visual.")) for key in state))
     # The release holds the image tower under both of its names, other files under one.
     for key in model.state_dict():
@@ -243,17 +243,19 @@ def save_daclip(model: DaCLIP, rule: Rule, path: Path) -> None:
     """Write what scoring needs of a model as float16 .safetensors, configuration and rule in the header."""
     state = model.scoring_state() | {"logit_scale": model.logit_scale, "clip.logit_scale": model.logit_scale}
     halves = {key: tensor.detach().half().cpu().clone() for key, tensor in state.items()}
-    header = {"config": json.dumps(model.config), "rule": rule.model_dump_json()}
-    safetensors.torch.save_file(halves, path, metadata=header)
+    # One entry only: safetensors writes several in any order, and equal models shall give equal files.
+    header = json.dumps({"config": model.config, "rule": rule.model_dump(mode="json")})
+    safetensors.torch.save_file(halves, path, metadata={"daclip": header})
 
 
-def _header(file: Path) -> dict[str, str]:
+def _header(file: Path) -> dict[str, Any]:
     if file.suffix != ".safetensors":
         return {}
     try:
         with safetensors.safe_open(file, "pt") as opened:
-            return dict(opened.metadata() or {})
-    except safetensors.SafetensorError as error:
+            header: dict[str, Any] = json.loads((opened.metadata() or {}).get("daclip", "{}"))
+            return header
+    except (safetensors.SafetensorError, json.JSONDecodeError) as error:
         raise ScorerError(f"'{file}' is not a safetensors file ({error}): fetch it again") from error
 
 
