@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What to say about an unknown word: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}"
 
 
 class Settings(BaseModel):
@@ -19,7 +27,5 @@ class Settings(BaseModel):
         if isinstance(values, dict):
             for key in values:
                 if key not in cls.model_fields:
-                    near = difflib.get_close_matches(str(key), cls.model_fields, n=1, cutoff=0.4)
-                    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(cls.model_fields)}"
-                    raise ValueError(f"unknown setting '{key}': {hint}")
+                    raise ValueError(f"unknown setting '{key}': {nearest(str(key), cls.model_fields)}")
         return values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -16,12 +18,13 @@ class DiscriminatorSettings(Settings):
     """Channels after the first convolution; doubled per layer, up to eight times."""
     layers: int = 3
     """Strided convolutions; the receptive field is 22, 46 or 94 pixels for 2, 3 or 4."""
-    highpass: bool = True
-    """Feed image minus Gaussian blur (kernel 15, sigma 9) beside the image: rain is thin."""
+    sees: Literal["image", "highpass", "both"] = "both"
+    """What D is fed: the image, its high frequencies (image minus Gaussian blur, kernel 15, sigma 9), or
+    both. Rain is thin; without the image, D cannot tell the domains apart by their colours."""
     highpass_gain: float = 1.0
     """Factor on the high-pass part; rain is faint beside the scene."""
     signed_input: bool = False
-    """Feed 2x - 1 instead of x."""
+    """Feed the image as 2x - 1 instead of x."""
 
 
 class Discriminator(nn.Module):
@@ -30,7 +33,7 @@ class Discriminator(nn.Module):
     def __init__(self, settings: DiscriminatorSettings) -> None:
         super().__init__()
         self.settings = settings
-        c_in = 6 if settings.highpass else 3
+        c_in = 6 if settings.sees == "both" else 3
         c = settings.width
         layers: list[nn.Module] = [nn.Conv2d(c_in, c, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for _ in range(settings.layers - 1):
@@ -45,9 +48,11 @@ class Discriminator(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """N,3,H,W -> realness of each patch N,1,h,w (LSGAN: real is 1, fake is 0)."""
-        x = 2 * image - 1 if self.settings.signed_input else image
-        if self.settings.highpass:
+        seen: list[Tensor] = []
+        if self.settings.sees != "highpass":
+            seen.append(2 * image - 1 if self.settings.signed_input else image)
+        if self.settings.sees != "image":
             high = image - gaussian_blur(image, kernel=15, sigma=9.0)
-            x = torch.cat((x, self.settings.highpass_gain * high), dim=1)
-        realness: Tensor = self.net(x)
+            seen.append(self.settings.highpass_gain * high)
+        realness: Tensor = self.net(torch.cat(seen, dim=1))
         return realness

@@ -1,0 +1,199 @@
+"""The configuration tree. A recipe (recipes/*.yaml) is an instance of it."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from trainer.errors import TrainerError
+from trainer.methods.rgsud import RGSUDSettings
+from trainer.models.derainers import DerainerSettings
+from trainer.settings import Settings
+
+Moment = int | float
+"""When something begins: 20000 is after 20,000 rainy crops; 0.5 is half-way through the run."""
+
+
+class DataSettings(Settings):
+    """Folders of photographs, nested or not, any size and format."""
+
+    rainy: Path
+    """The rainy domain."""
+    clean: Path
+    """The clean domain: other scenes, no pairs."""
+    validation_rainy: Path | None = None
+    """Rainy side of the validation pairs, matched by name."""
+    validation_clean: Path | None = None
+    """Their clean side."""
+    crop: int = Field(256, ge=32)
+    """Side of the square training crops, in pixels."""
+    batch: int = Field(4, ge=1)
+    """Rainy crops in a step; as many clean ones."""
+    workers: int = Field(4, ge=0)
+    """Processes that load images; 0 loads in the training process."""
+    cache_bytes: int = 2 << 30
+    """Decoded images kept in memory, in each process that loads."""
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> DataSettings:
+        if (self.validation_rainy is None) != (self.validation_clean is None):
+            raise ValueError("data.validation_rainy and data.validation_clean go together: give both or none")
+        return self
+
+
+class ScheduleSettings(Settings):
+    """How long the run is, and when its parts begin."""
+
+    samples: int = Field(400_000, ge=1)
+    """Rainy crops to train on, whatever the batch and the number of machines."""
+    seconds: float | None = None
+    """Training time after which the run ends early; evaluation is not counted."""
+    recycle_from: Moment = 0.0
+    """When candidates start to be scored and offered to the pool."""
+    stage2_from: Moment | Literal["plateau", "never"] = 0.5
+    """When stage 2 begins; `plateau`: when the pool's mean reward has stopped rising."""
+    plateau_patience: int = 3
+    """Pool readings in a row (one per `report.evaluate_every`) without a rise of 0.005."""
+    minimum_rewards: float = Field(0.5, ge=0, le=1)
+    """Share of the rainy images that must have a reward before stage 2 may begin."""
+
+
+class RecyclingSettings(Settings):
+    """Where candidates are scored and kept."""
+
+    scorer: str = "local:daclip-lite"
+    """`local:daclip-lite`, or `local:daclip?weights=PATH`, or a control: `local:oracle?truth=FOLDER`,
+    `local:latest`, `local:random`."""
+    pool: str = "embedded:{run}/pool"
+    """`embedded:PATH` or `redis://host:port/db?blobs=DIR`; `{run}` is the run folder."""
+    every: int = Field(4, ge=1)
+    """Steps between two candidates; each is one whole rainy image."""
+    weights: Literal["current", "averaged"] = "current"
+    """Which of the derainer's weights make the candidates."""
+    keep: int = Field(1, ge=1)
+    """Candidates kept for each rainy image."""
+    reward: Literal["best", "mean"] = "best"
+    """What stage 2 trains against: the best kept candidate, or the mean of those kept."""
+    tile: int | None = None
+    """Side of the tiles in which whole images are derained; none is all at once."""
+    queue: int = Field(16, ge=1)
+    """Candidates that may wait to be scored; when it is full the oldest is dropped and counted."""
+    synchronous: bool = False
+    """Score and offer within the step: slower, and reproducible bit for bit."""
+    cache_bytes: int = 1 << 30
+    """Decoded rewards kept in memory."""
+
+
+class ReportSettings(Settings):
+    """What is written down, and how often, in steps."""
+
+    log_every: int = Field(10, ge=1)
+    """Steps between two lines of metrics.jsonl."""
+    evaluate_every: int = Field(1000, ge=1)
+    """Steps between two evaluations on the validation pairs."""
+    sheet_every: int = Field(1000, ge=1)
+    """Steps between two sample sheets."""
+    checkpoint_every: int = Field(1000, ge=1)
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = Field(3, ge=1)
+    """Checkpoints kept; older ones are deleted."""
+
+
+class Config(Settings):
+    """One run."""
+
+    name: str = "run"
+    """The run's folder below `runs`."""
+    runs: Path = Path("runs")
+    """Where runs are kept."""
+    seed: int = 0
+    """Of the initial weights and the order of the crops."""
+    device: str = "auto"
+    """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
+    launch: Literal["inline"] = "inline"
+    """Where the run's processes live: `inline` is this one."""
+    data: DataSettings
+    """Photographs."""
+    derainer: DerainerSettings = "nafnet-32"
+    """A published configuration by name, or sizes."""
+    identity_start: bool = True
+    """Begin with a derainer that returns its input."""
+    method: RGSUDSettings = RGSUDSettings()
+    """The unpaired method."""
+    schedule: ScheduleSettings = ScheduleSettings()
+    """Length and stages."""
+    recycling: RecyclingSettings = RecyclingSettings()
+    """Scorer and pool."""
+    report: ReportSettings = ReportSettings()
+    """Logs, evaluations, checkpoints."""
+
+    @property
+    def folder(self) -> Path:
+        """Where this run writes."""
+        return self.runs / self.name
+
+
+def load_config(recipe: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a recipe by its name or path and apply ``key.of.setting=value`` overrides (YAML values).
+
+    Raises:
+        TrainerError: no such recipe, not YAML, or a setting that is unknown or out of range; the message
+            names the setting, and the nearest known one.
+    """
+    tree = _read(recipe)
+    for override in overrides or []:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise TrainerError(f"'{override}' is not a setting: write key=value, as in data.crop=64.")
+        _assign(tree, key.split("."), yaml.safe_load(value), override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as problem:
+        raise TrainerError(_explain(problem)) from None
+
+
+def recipes() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir())
+
+
+def _shipped() -> Any:
+    return files("trainer") / "recipes"
+
+
+def _read(recipe: str | Path) -> dict[str, Any]:
+    path = Path(recipe)
+    source = path if path.suffix in {".yaml", ".yml"} else _shipped() / f"{recipe}.yaml"
+    try:
+        tree = yaml.safe_load(source.read_text())
+    except FileNotFoundError:
+        raise TrainerError(
+            f"there is no recipe '{recipe}': give the path of a .yaml file or one of {', '.join(recipes())}."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as problem:
+        raise TrainerError(f"the recipe {recipe} cannot be read: {problem}.") from None
+    if not isinstance(tree, dict):
+        raise TrainerError(f"the recipe {recipe} is not a tree of settings.")
+    return tree
+
+
+def _assign(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        branch = tree.setdefault(key, {})
+        if not isinstance(branch, dict):
+            raise TrainerError(f"'{override}' does not fit the recipe: '{key}' is {branch!r} there.")
+        tree = branch
+    tree[keys[-1]] = value
+
+
+def _explain(problem: ValidationError) -> str:
+    lines = []
+    for error in problem.errors():
+        place = ".".join(str(part) for part in error["loc"])
+        message = error["msg"].removeprefix("Value error, ")
+        lines.append(f"{place}: {message}" if place else message)
+    return "the configuration is not valid: " + "; ".join(lines) + "."

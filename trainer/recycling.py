@@ -1,0 +1,124 @@
+"""Recycling: good derained results of the moment are scored and offered to the reward pool."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from iqa_service.backends import ScoreBackend
+from iqa_service.errors import ScorerError
+from iqa_service.scorer import Candidate
+from pool_store.client import Pool
+from pool_store.errors import PoolError
+from pool_store.schemas import Lineage, Offer
+
+
+@dataclass
+class Recycled:
+    """What became of the candidates so far."""
+
+    scored: int = 0
+    replaced: int = 0
+    dropped: int = 0
+    """Because the queue was full."""
+    lost: int = 0
+    """Because the scorer or the pool did not answer."""
+
+
+class Recycler:
+    """Scores candidates and offers them, in a thread of its own or within the call.
+
+    Args:
+        scorer: grades candidates.
+        pool: keeps the best.
+        queue: candidates that may wait; when it is full the oldest is dropped.
+        batch: candidates scored at once.
+        synchronous: do everything within :meth:`submit`, and let its errors through.
+    """
+
+    def __init__(
+        self, scorer: ScoreBackend, pool: Pool, *, queue: int = 16, batch: int = 8, synchronous: bool = False
+    ) -> None:
+        self.counts = Recycled()
+        self.problem: str | None = None
+        """Why candidates are being lost at the moment, if they are."""
+        self._scorer = scorer
+        self._pool = pool
+        self._waiting: deque[tuple[Candidate, Lineage]] = deque()
+        self._room = queue
+        self._batch = batch
+        self._in_hand = 0
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        if not synchronous:
+            self._thread = threading.Thread(target=self._work, name="recycler", daemon=True)
+            self._thread.start()
+
+    def submit(self, candidate: Candidate, lineage: Lineage) -> None:
+        """Take one candidate: never waits, except when synchronous."""
+        if self._thread is None:
+            self._recycle([(candidate, lineage)])
+            return
+        with self._changed:
+            if len(self._waiting) >= self._room:
+                self._waiting.popleft()
+                self.counts.dropped += 1
+            self._waiting.append((candidate, lineage))
+            self._changed.notify_all()
+
+    def flush(self, timeout: float = 60.0) -> bool:
+        """Wait until every candidate taken so far is decided; False if that takes longer than ``timeout`` s."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._in_hand, timeout)
+
+    def close(self) -> None:
+        """Decide what is waiting, then stop."""
+        if self._thread is not None:
+            self.flush()
+            with self._changed:
+                self._closing = True
+                self._changed.notify_all()
+            self._thread.join(timeout=5)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                if self._closing:
+                    return
+                taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
+                self._in_hand = len(taken)
+            try:
+                self._recycle(taken)
+                self.problem = None
+            except (ScorerError, PoolError) as problem:
+                # A service that is down costs rewards, not the run.
+                self.counts.lost += len(taken)
+                self.problem = str(problem)
+                time.sleep(0.5)
+            finally:
+                with self._changed:
+                    self._in_hand = 0
+                    self._changed.notify_all()
+
+    def _recycle(self, taken: list[tuple[Candidate, Lineage]]) -> None:
+        scores = np.asarray(self._scorer.score([candidate for candidate, _ in taken]), np.float64)
+        to_beat = self._pool.peek([candidate.id for candidate, _ in taken])
+        self.counts.scored += len(taken)
+        for (candidate, lineage), log_odds in zip(taken, scores.tolist(), strict=True):
+            current = to_beat.get(candidate.id)
+            # A sure loser is offered without its image: the pool counts it and answers from the score.
+            loses = current is not None and log_odds <= current
+            offer = Offer(
+                id=candidate.id,
+                log_odds=log_odds,
+                fingerprint=self._scorer.fingerprint,
+                digest=None if loses else self._pool.put_image(candidate.image),
+                lineage=lineage,
+            )
+            self.counts.replaced += self._pool.offer(offer).status == "replaced"
