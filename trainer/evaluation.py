@@ -195,7 +195,11 @@ def evaluate_pairs(
     rows = []
     for index, identity in enumerate(pairs.ids):
         rainy, truth = pairs.load(index)
-        before, after = score_pair(rainy, truth, protocol), score_pair(derain(rainy), truth, protocol)
+        derained = derain(rainy)
+        try:
+            before, after = score_pair(rainy, truth, protocol), score_pair(derained, truth, protocol)
+        except TrainerError as error:
+            raise TrainerError(f"'{identity}': {error}") from None
         rows.append(ImageScores(id=identity, input=before, output=after))
         if progress:
             progress(index + 1, len(pairs))

@@ -55,7 +55,7 @@ def _spans(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[in
     same grid as on the whole image."""
     if length <= tile:
         return [(0, length)]
-    step = max((tile - overlap) // multiple, 1) * multiple
+    step = (tile - overlap) // multiple * multiple
     last = -(-(length - tile) // multiple) * multiple
     return [(start, min(start + tile, length)) for start in [*range(0, last, step), last]]
 
@@ -79,9 +79,9 @@ def derain_image(net: nn.Module, image: Image, *, tile: int | None = None, overl
 
     `net` maps N,3,H,W in [0,1] to a tensor of that shape, or to a sequence that begins with one; its
     attribute `multiple` (1 where absent) is what H and W must divide by. `tile` is the side of the pieces in
-    pixels (None: the whole at once), `overlap` how much neighbours share and blend; an operator that reaches
-    no farther than overlap / 4 gives the same tiled as whole. Raises TrainerError where the output is not
-    finite or has another shape.
+    pixels (None: the whole at once; `multiple` + `overlap` is the least that is taken), `overlap` how much
+    neighbours share and blend; an operator that reaches no farther than overlap / 4 gives the same tiled as
+    whole. Raises TrainerError where the output is not finite or has another shape.
     """
     if tile is not None and not 0 <= 2 * overlap <= tile:
         raise TrainerError(f"Tiles of {tile} pixels cannot overlap by {overlap}: half a tile at most.")
@@ -89,7 +89,8 @@ def derain_image(net: nn.Module, image: Image, *, tile: int | None = None, overl
     multiple = int(getattr(net, "multiple", 1))
     parameter = next(net.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    side = max(height, width) if tile is None else max(tile, multiple)
+    # Less, and neighbours that both start at a multiple could not overlap as told.
+    side = max(height, width) if tile is None else max(tile, multiple + overlap)
     rows, columns = (_spans(length, side, overlap, multiple) for length in (height, width))
     with _evaluating(net):
         if len(rows) == len(columns) == 1:
@@ -111,14 +112,17 @@ def derain_image(net: nn.Module, image: Image, *, tile: int | None = None, overl
 
 
 def _save(image: Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        # Formats without loss take no notice of the quality.
-        PIL.Image.fromarray(image).save(partial, quality=95)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            # Formats without loss take no notice of the quality.
+            PIL.Image.fromarray(image).save(partial, quality=95)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise TrainerError(f"{path} cannot be written ({error.strerror or error}).") from None
 
 
 def _plan(source: Path, target: Path) -> list[tuple[Path, Path]]:

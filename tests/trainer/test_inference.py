@@ -72,6 +72,14 @@ def test_tiles_keep_the_grid_of_a_network_that_downscales(tile):
     assert all(max(shape) <= tile + 3 for shape in net.seen)
 
 
+@pytest.mark.parametrize(
+    ("multiple", "tile", "overlap"), [(32, 40, 20), (32, 16, 8), (16, 24, 12), (1, 2, 1)]
+)
+def test_tiles_leave_no_hole_however_small(multiple, tile, overlap):
+    image = photograph(70, 101)
+    assert np.array_equal(derain_image(Identity(multiple), image, tile=tile, overlap=overlap), image)
+
+
 def test_tiles_that_disagree_are_blended_without_a_seam():
     class Mean(nn.Module):
         def forward(self, x):
@@ -168,6 +176,13 @@ def test_unreadable_files_are_told_after_the_others_are_done(source, tmp_path):
     assert "d.png cannot be read" in lines[2]
     assert len(lines) == 3
     assert len(list((tmp_path / "out").rglob("*.*"))) == 3
+
+
+def test_results_that_cannot_be_written_are_told(source, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "deep").write_text("in the way")
+    with pytest.raises(TrainerError, match=r"2 of 3 images failed, 1 are done:\n.*c\.png cannot be written"):
+        derain_path(Identity(), source, tmp_path / "out")
 
 
 def test_sources_are_never_overwritten(source, tmp_path):

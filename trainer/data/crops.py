@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from trainer.data.folders import Image, ImageFolder, PairedFolder
 from trainer.errors import TrainerError
 
 CACHE_BYTES = 2 << 30
+Batch = TypeVar("Batch")
 _ORDER, _BOX = 0, 1
 
 
@@ -130,6 +132,24 @@ class _CropStream:
         ]
 
 
+def _load(batches: Dataset[Batch], start: int, workers: int) -> Iterator[Batch]:
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=itertools.count(start),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        # Of its own: the loader draws a seed, and a run's random state must not tell where it resumed.
+        generator=torch.Generator(),
+    )
+    try:
+        yield from loader
+    except TrainerError as error:
+        # A worker's error comes with its traceback; the sentence is what follows the name.
+        name = f"{TrainerError.__module__}.{TrainerError.__qualname__}: "
+        raise TrainerError(str(error).rsplit(name, 1)[-1].rstrip()) from None
+
+
 class UnpairedBatches(Dataset[UnpairedBatch]):
     """Batches of two unpaired domains, each in its own order, cut into random squares and mirrored by chance.
 
@@ -178,18 +198,10 @@ class UnpairedBatches(Dataset[UnpairedBatch]):
 
         Each worker keeps a cache of its own, so together they keep `cache_bytes` as well.
         """
-        return iter(
-            DataLoader(
-                self,
-                batch_size=None,
-                sampler=itertools.count(start),
-                num_workers=workers,
-                prefetch_factor=4 if workers else None,
-            )
-        )
+        return _load(self, start, workers)
 
 
-class PairedBatches:
+class PairedBatches(Dataset[PairedBatch]):
     """The supervised counterpart of UnpairedBatches: rainy images and their truth under the same crops."""
 
     def __init__(
@@ -219,3 +231,9 @@ class PairedBatches:
         """Batch `number`, counted from 0: the same in every process and in any order of calls."""
         crops, (rainy, clean) = self.pairs.draw(number)
         return PairedBatch(rainy, clean, crops)
+
+    __getitem__ = batch
+
+    def loader(self, start: int = 0, workers: int = 0) -> Iterator[PairedBatch]:
+        """Batches start, start + 1, ... without end, as those of UnpairedBatches."""
+        return _load(self, start, workers)

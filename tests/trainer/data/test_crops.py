@@ -60,6 +60,22 @@ def test_the_loader_goes_through_the_batches_in_order(folders, workers):
     assert all(same(batch, made.batch(3 + i)) for i, batch in enumerate(loaded))
 
 
+def test_the_loader_draws_nothing_from_the_random_state_of_the_run(folders):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    next(batches(folders).loader())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_is_lost_meanwhile_is_told_in_one_sentence(folders, workers):
+    lost = folders[1].files["2"]
+    lost.unlink()
+    with pytest.raises(TrainerError) as caught:
+        list(itertools.islice(batches(folders).loader(workers=workers), 4))
+    assert str(caught.value) == f"{lost} does not exist."
+
+
 def test_ranks_share_out_every_epoch_in_a_new_order(folders):
     ranks = [batches(folders, batch=1, rank=rank, world=3) for rank in range(3)]
     orders = []
@@ -105,4 +121,4 @@ def test_paired_batches_cut_both_sides_alike(folders, tmp_path):
     made = PairedBatches(PairedFolder(folders[0].root, tmp_path / "truth"), crop=24, batch=4, seed=1)
     batch = made.batch(2)
     assert torch.equal(batch.rainy, 255 - batch.clean)
-    assert torch.equal(made.batch(2).rainy, batch.rainy)
+    assert torch.equal(next(made.loader(start=2)).rainy, batch.rainy)
