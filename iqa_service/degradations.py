@@ -47,6 +47,15 @@ def gaussian(image: Float, sigma: float) -> Float:
     return blurred
 
 
+def as_taken(image: Image, rng: np.random.Generator) -> Image:
+    """Still a clean photograph, but with another exposure and the grain and JPEG of common cameras."""
+    pixels = 255 * (image / 255.0) ** rng.uniform(0.8, 1.25)
+    if rng.uniform() < 0.6:
+        pixels = pixels + rng.normal(0, rng.uniform(0.5, 4), (*image.shape[:2], int(rng.choice([1, 3]))))
+    taken = to_uint8(pixels)
+    return _jpeg(taken, int(rng.integers(80, 99))) if rng.uniform() < 0.4 else taken
+
+
 def motion_blurry(image: Image, rng: np.random.Generator) -> Image:
     """Blurred along a line, out of focus, or smeared by a median as an over-eager filter does."""
     pixels = image.astype(np.float32)
@@ -67,6 +76,12 @@ def motion_blurry(image: Image, rng: np.random.Generator) -> Image:
     return to_uint8(ndimage.median_filter(pixels, (size, size, 1)))
 
 
+def _jpeg(image: Image, quality: int) -> Image:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(image).save(buffer, "jpeg", quality=quality)
+    return np.asarray(PIL.Image.open(buffer))
+
+
 def hazy(image: Image, rng: np.random.Generator) -> Image:
     """Air light over a transmission that varies with an imagined depth."""
     depth = smooth_field(image, 100, rng)
@@ -77,9 +92,7 @@ def hazy(image: Image, rng: np.random.Generator) -> Image:
 
 def jpeg_compressed(image: Image, rng: np.random.Generator) -> Image:
     """Through JPEG at a quality of 5 to 40."""
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(image).save(buffer, "jpeg", quality=int(rng.integers(5, 41)))
-    return np.asarray(PIL.Image.open(buffer))
+    return _jpeg(image, int(rng.integers(5, 41)))
 
 
 def low_light(image: Image, rng: np.random.Generator) -> Image:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from iqa_service.daclip import WORDS, DaCLIP, Rule, save_daclip
-from iqa_service.degradations import DEGRADATIONS, rainy
+from iqa_service.degradations import DEGRADATIONS, as_taken
 from iqa_service.errors import ScorerError
 from iqa_service.imitations import imitate, psnr
+from iqa_service.rain import add_rain, random_look
 from iqa_service.scorer import Scorer, log_odds
 from iqa_service.sparring import Sparring
 from iqa_service.views import Image
@@ -33,7 +34,7 @@ Progress = Callable[[int, dict[str, float]], None]
 """Called with the step and the mean losses since the last call."""
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-_IMITATIONS, _SPARRINGS = 4, 2
+_IMITATIONS, _SPARRINGS = 3, 3
 _BEST = 50.0
 """dB above which nobody sees a difference: the clean photograph itself counts as this."""
 
@@ -102,7 +103,7 @@ class _Rendered(Dataset[tuple[Tensor, Tensor, Tensor]]):
         groups = []
         for _ in range(self.settings.groups):
             clean = self.crop(rng)
-            wet = rainy(clean, rng)
+            wet = add_rain(clean, random_look(rng, rng.uniform(0.2, 1.5)), rng)
             groups.append(np.stack([clean, wet, *(imitate(clean, wet, rng) for _ in range(_IMITATIONS))]))
         words = (np.arange(self.settings.labelled) + number) % len(LITE_RULE.words)
         tile, margin = self.settings.tile, (self.edge - self.settings.tile) // 2
@@ -131,7 +132,7 @@ class _Rendered(Dataset[tuple[Tensor, Tensor, Tensor]]):
             crop = np.asarray(photograph.resize((self.edge, self.edge), PIL.Image.Resampling.BICUBIC, box))
             if crop.std() > 12:
                 break
-        return np.ascontiguousarray(crop[:, ::-1] if rng.uniform() < 0.5 else crop)
+        return as_taken(crop[:, ::-1] if rng.uniform() < 0.5 else crop, rng)
 
 
 def contrastive_loss(logits: Tensor, words: Tensor) -> Tensor:
@@ -235,7 +236,7 @@ def ordering(
         photograph = _photograph(path)
         photograph.thumbnail((480, 480), PIL.Image.Resampling.BICUBIC)
         clean = np.asarray(photograph)
-        wet = rainy(clean, rng)
+        wet = add_rain(clean, random_look(rng), rng)
         versions = [imitate(clean, wet, rng) for _ in range(candidates)]
         quality = [psnr(version, clean) for version in versions]
         scores = scorer.score(np.stack([scorer.views(version) for version in versions]))
