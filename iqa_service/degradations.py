@@ -32,12 +32,12 @@ def to_uint8(image: NDArray[Any]) -> Image:
 def smooth_field(image: NDArray[Any], scale: float, rng: np.random.Generator) -> Float:
     """A random field H,W in [0,1] over an image H,W,3 that varies within about ``scale`` pixels."""
     height, width = image.shape[:2]
-    shape = (int(height / scale) + 4, int(width / scale) + 4)
-    coarse = rng.uniform(0, 1, shape).astype(np.float32)
-    zoom = (height / (shape[0] - 3), width / (shape[1] - 3))
-    fine = ndimage.zoom(coarse, zoom, order=3)[:height, :width]
-    spread = np.ptp(fine)
-    field: Float = (fine - fine.min()) / max(float(spread), 1e-6)
+    coarse = rng.uniform(0, 1, (int(height / scale) + 3, int(width / scale) + 3)).astype(np.float32)
+    # From inside the border, where the interpolation has neighbours on all sides.
+    box = (1, 1, coarse.shape[1] - 1, coarse.shape[0] - 1)
+    fine = PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC, box)
+    values = np.asarray(fine)
+    field: Float = (values - values.min()) / max(float(np.ptp(values)), 1e-6)
     return field
 
 
