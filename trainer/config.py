@@ -55,9 +55,9 @@ class ScheduleSettings(Settings):
     recycle_from: Moment = 0.0
     """When candidates start to be scored and offered to the pool."""
     stage2_from: Moment | Literal["plateau", "never"] = 0.5
-    """When stage 2 begins; `plateau`: when the pool's mean reward has stopped rising."""
+    """When stage 2 begins; `plateau`: when the pool's mean score has stopped rising."""
     plateau_patience: int = 3
-    """Pool readings in a row (one per `report.evaluate_every`) without a rise of 0.005."""
+    """Pool readings in a row (one per `report.evaluate_every`) without a rise of 0.02 in log-odds."""
     minimum_rewards: float = Field(0.5, ge=0, le=1)
     """Share of the rainy images that must have a reward before stage 2 may begin."""
 

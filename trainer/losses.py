@@ -26,8 +26,10 @@ def _separable(image: Tensor, kernel: int, sigma: float, *, pad: bool) -> Tensor
     if pad:
         half = kernel // 2
         image = F.pad(image, (half, half, half, half), mode="reflect")
-    rows = F.conv2d(image, w.view(1, 1, 1, -1).expand(channels, 1, 1, kernel), groups=channels)
-    return F.conv2d(rows, w.view(1, 1, -1, 1).expand(channels, 1, kernel, 1), groups=channels)
+    # Variances and high frequencies are small differences: bfloat16 convolutions would round them away.
+    with torch.autocast(image.device.type, enabled=False):
+        rows = F.conv2d(image, w.view(1, 1, 1, -1).expand(channels, 1, 1, kernel), groups=channels)
+        return F.conv2d(rows, w.view(1, 1, -1, 1).expand(channels, 1, kernel, 1), groups=channels)
 
 
 def gaussian_blur(image: Tensor, kernel: int, sigma: float) -> Tensor:

@@ -12,6 +12,7 @@ import numpy as np
 from iqa_service.backends import ScoreBackend
 from iqa_service.errors import ScorerError
 from iqa_service.scorer import Candidate
+from pool_store.blobs import digest_of
 from pool_store.client import Pool
 from pool_store.errors import PoolError
 from pool_store.schemas import Lineage, Offer
@@ -72,7 +73,7 @@ class Recycler:
             self._changed.notify_all()
 
     def flush(self, timeout: float = 60.0) -> bool:
-        """Wait until every candidate taken so far is decided; False if that takes longer than ``timeout`` s."""
+        """Wait until every candidate taken so far is decided; False if ``timeout`` seconds are not enough."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._waiting and not self._in_hand, timeout)
 
@@ -112,13 +113,14 @@ class Recycler:
         self.counts.scored += len(taken)
         for (candidate, lineage), log_odds in zip(taken, scores.tolist(), strict=True):
             current = to_beat.get(candidate.id)
-            # A sure loser is offered without its image: the pool counts it and answers from the score.
+            # Scores only rise: a loser now loses when the offer arrives, so its image need not be written.
             loses = current is not None and log_odds <= current
+            image = candidate.image
             offer = Offer(
                 id=candidate.id,
                 log_odds=log_odds,
                 fingerprint=self._scorer.fingerprint,
-                digest=None if loses else self._pool.put_image(candidate.image),
+                digest=digest_of(image) if loses else self._pool.put_image(image),
                 lineage=lineage,
             )
             self.counts.replaced += self._pool.offer(offer).status == "replaced"

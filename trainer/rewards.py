@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class RewardReader:
         self._pool = pool
         self._reward = reward
         self._room = cache_bytes
-        self._cache: OrderedDict[str, tuple[tuple[str, ...], NDArray[np.generic]]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[tuple[str, ...], NDArray[Any]]] = OrderedDict()
 
     def crops(self, crops: Sequence[Crop]) -> tuple[Tensor, Tensor]:
         """B_rw N,3,c,c in [0,1], zero where there is none yet, and which exist: bool N."""
@@ -47,14 +47,15 @@ class RewardReader:
             exists[index] = True
         return torch.from_numpy(rewards).permute(0, 3, 1, 2).div_(255), exists
 
-    def _image(self, id: str, digests: tuple[str, ...]) -> NDArray[np.generic]:
+    def _image(self, id: str, digests: tuple[str, ...]) -> NDArray[Any]:
         cached = self._cache.get(id)
         if cached is not None and cached[0] == digests:
             self._cache.move_to_end(id)
             return cached[1]
-        image: NDArray[np.generic] = self._pool.image(digests[0])
+        image: NDArray[Any] = self._pool.image(digests[0])
         if len(digests) > 1:
-            image = np.mean([self._pool.image(digest) for digest in digests], axis=0, dtype=np.float32)
+            candidates = np.stack([self._pool.image(digest) for digest in digests])
+            image = candidates.mean(axis=0, dtype=np.float32)
         self._cache[id] = (digests, image)
         self._cache.move_to_end(id)
         while len(self._cache) > 1 and sum(held.nbytes for _, held in self._cache.values()) > self._room:

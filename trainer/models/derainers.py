@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
@@ -62,13 +62,13 @@ def load_derainer(path: Path) -> nn.Module:
             described = (opened.metadata() or {}).get("derainer")
             tensors: dict[str, torch.Tensor] = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as problem:
-        raise TrainerError(f"{file} is not a whole safetensors file ({problem}): train or copy it again.") from None
+        raise TrainerError(f"{file} is no whole safetensors file ({problem}): copy it again.") from None
     if described is None:
         raise TrainerError(f"{file} does not say which derainer it holds: it was not written by rgsud.")
     try:
         settings = TypeAdapter(NAFNetSettings).validate_python(json.loads(described))
         derainer = build_derainer(settings)
         derainer.load_state_dict(tensors)
-    except (ValidationError, RuntimeError):
-        raise TrainerError(f"{file} holds weights that do not fit the derainer it names: it is damaged.") from None
+    except (ValueError, RuntimeError):
+        raise TrainerError(f"{file} holds weights that do not fit the derainer it names.") from None
     return derainer.to(memory_format=torch.channels_last).eval()

