@@ -369,6 +369,7 @@ class TestState:
             losses = original.step(*batch(number)), restored.step(*batch(number))
             assert losses[0] == losses[1]
         assert same_state(original, restored)
+        assert same(weights(original.averaged), weights(restored.averaged))
 
 
 def same_state(a: RGSUD, b: RGSUD) -> bool:
@@ -389,6 +390,7 @@ def test_bfloat16_stays_close_to_float32(stage: int):
     O_r, B_u, B_rw = batch()
     reward = B_rw if stage == 2 else None
     losses, expected = lowered.step(O_r, B_u, reward), full.step(O_r, B_u, reward)
+    assert losses["adv"].float() != expected["adv"]
     for name, value in losses.items():
         assert value.float().item() == pytest.approx(expected[name].item(), rel=0.03, abs=0.03), name
     for part in ("derainer", "G", "DEM", "D", "averaged"):
