@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -11,6 +12,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 from numpy.typing import NDArray
 
+from iqa_service.consistency import inconsistency
 from iqa_service.controls import LatestBackend, OracleBackend, RandomBackend
 from iqa_service.errors import ScorerError
 from iqa_service.scorer import LITE_WEIGHTS, Candidate, Scorer, open_daclip
@@ -38,12 +40,19 @@ class ScoreBackend(Protocol):
 
 
 class LocalBackend:
-    """A scorer in this process; candidates of one size are scored in one batch."""
+    """A scorer in this process; candidates of one size are scored in one batch.
 
-    def __init__(self, scorer: Scorer) -> None:
+    Args:
+        scorer: sees the derained image alone.
+        consistency: log-odds taken off for each level of :func:`inconsistency` with the rainy image, which
+            candidates must then bring; 0 leaves the scorer's own log-odds.
+    """
+
+    def __init__(self, scorer: Scorer, consistency: float = 0.0) -> None:
         self.name = scorer.name
-        self.fingerprint = scorer.fingerprint
+        self.fingerprint = scorer.fingerprint + (f"-consistency-{consistency:g}" if consistency else "")
         self._scorer = scorer
+        self._consistency = consistency
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """See :meth:`ScoreBackend.score`."""
@@ -52,23 +61,46 @@ class LocalBackend:
             check_image(candidate.image, f"candidate '{candidate.id}'")
             views = self._scorer.views(candidate.image)
             by_count.setdefault(len(views), []).append((index, views))
-        scores = np.zeros(len(candidates), np.float32)
+        scores = np.array([-self._penalty(candidate) for candidate in candidates], np.float32)
         for group in by_count.values():
-            scores[[index for index, _ in group]] = self._scorer.score(
+            scores[[index for index, _ in group]] += self._scorer.score(
                 np.stack([views for _, views in group])
             )
         return scores
+
+    def _penalty(self, candidate: Candidate) -> float:
+        if not self._consistency:
+            return 0.0
+        if candidate.rainy is None:
+            raise ScorerError(
+                f"candidate '{candidate.id}' lacks its rainy image, which consistency={self._consistency:g} "
+                "compares with: give it, or leave the option out"
+            )
+        return self._consistency * inconsistency(candidate.image, candidate.rainy)
 
     def close(self) -> None:
         """Nothing to let go of."""
 
 
-def _lite(device: str | None = None) -> ScoreBackend:
-    return LocalBackend(open_daclip(LITE_WEIGHTS, name="daclip-lite", device=device))
+def _lite(device: str | None = None, consistency: str = "0") -> ScoreBackend:
+    scorer = open_daclip(LITE_WEIGHTS, name="daclip-lite", device=device)
+    return LocalBackend(scorer, _weight("consistency", consistency))
 
 
-def _daclip(weights: str, views: str | None = None, device: str | None = None) -> ScoreBackend:
-    return LocalBackend(open_daclip(weights, views, device=device))
+def _daclip(
+    weights: str, views: str | None = None, device: str | None = None, consistency: str = "0"
+) -> ScoreBackend:
+    return LocalBackend(open_daclip(weights, views, device=device), _weight("consistency", consistency))
+
+
+def _weight(option: str, value: str) -> float:
+    try:
+        weight = float(value)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise ScorerError(f"option '{option}' is '{value}', not a number from 0 up: write {option}=0.25")
+    return weight
 
 
 _OPENERS: dict[str, Callable[..., ScoreBackend]] = {
@@ -84,7 +116,8 @@ def open_scorer(spec: str) -> ScoreBackend:
     """The backend that a string names.
 
     ``local:daclip-lite`` (the weights of this package), ``local:daclip?weights=PATH&views=centre|tiles`` (any
-    DA-CLIP; PATH may be ``hf://OWNER/REPOSITORY/FILE``), both with ``device=cpu|cuda``; and the controls
+    DA-CLIP; PATH may be ``hf://OWNER/REPOSITORY/FILE``), with ``device=cpu|cuda`` and ``consistency=0.25``
+    (see :class:`LocalBackend`; off when left out); and the controls
     ``local:oracle?truth=FOLDER``, ``local:latest?start=0``, ``local:random?seed=0``.
 
     Raises:

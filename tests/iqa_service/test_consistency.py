@@ -1,0 +1,70 @@
+"""What the rainy image says about a derained one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from iqa_service.backends import LocalBackend, open_scorer
+from iqa_service.consistency import inconsistency
+from iqa_service.errors import ScorerError
+from iqa_service.rain import add_rain, random_look
+from iqa_service.scorer import Candidate
+from iqa_service.views import Image
+
+
+class Indifferent:
+    """A scorer to which all images are equally good."""
+
+    name = "indifferent"
+    fingerprint = "indifferent"
+
+    def views(self, image: Image) -> Image:
+        return image[None, :1, :1]
+
+    def score(self, views: Image) -> np.ndarray:
+        return np.full(len(views), 2, np.float32)
+
+
+@pytest.fixture
+def pair() -> tuple[Image, Image]:
+    rng = np.random.default_rng(3)
+    rows = np.linspace(40, 180, 96, dtype=np.float32)[:, None, None]
+    clean = np.rint(np.clip(rows + rng.normal(0, 8, (96, 96, 3)), 0, 255)).astype(np.uint8)
+    return clean, add_rain(clean, random_look(rng), rng)
+
+
+def test_the_clean_and_the_rainy_image_are_consistent(pair: tuple[Image, Image]) -> None:
+    clean, rainy = pair
+    assert inconsistency(clean, rainy) < 1
+    assert inconsistency(rainy, rainy) == 0
+
+
+def test_a_cast_and_added_light_are_not(pair: tuple[Image, Image]) -> None:
+    clean, rainy = pair
+    darker = clean - np.uint8(12)
+    spotted = clean.copy()
+    spotted[20:40, 20:40] += 60
+    assert inconsistency(darker, rainy) > 10
+    assert inconsistency(spotted, rainy) > inconsistency(clean, rainy) + 5
+
+
+def test_a_backend_takes_it_off_the_log_odds(pair: tuple[Image, Image]) -> None:
+    clean, rainy = pair
+    candidates = [Candidate("a", clean, rainy), Candidate("a", clean - np.uint8(12), rainy)]
+    plain, strict = LocalBackend(Indifferent()), LocalBackend(Indifferent(), 0.5)
+    expected = [2 - 0.5 * inconsistency(c.image, rainy) for c in candidates]
+    np.testing.assert_array_equal(plain.score(candidates), [2, 2])
+    np.testing.assert_allclose(strict.score(candidates), expected, rtol=1e-5)
+    assert len({b.fingerprint for b in (plain, strict, LocalBackend(Indifferent(), 0.25))}) == 3
+
+
+def test_bad_input_is_named(pair: tuple[Image, Image]) -> None:
+    clean, rainy = pair
+    with pytest.raises(ScorerError, match=r"candidate 'street' lacks its rainy image"):
+        LocalBackend(Indifferent(), 0.5).score([Candidate("street", clean)])
+    with pytest.raises(ScorerError, match=r"\(96, 96, 3\) and its rainy image \(96, 95, 3\)"):
+        inconsistency(clean, rainy[:, :95])
+    for value in ("much", "-1", "nan", "inf"):
+        with pytest.raises(ScorerError, match="not a number from 0 up"):
+            open_scorer(f"local:daclip-lite?consistency={value}")
