@@ -104,8 +104,9 @@ class RewardPool:
 
         Atomic, and idempotent: who lost the answer and offers the same (id, log_odds, digest) again, with at
         most three other offers for that id in between, gets the same status, and nothing is counted twice.
+        The image of an offer that cannot win need not have been put: scores only rise.
         """
-        if not self._blobs.touch(offer.digest):
+        if not self._blobs.touch(offer.digest) and self._may_enter(offer):
             raise PoolError(f"the offer for '{offer.id}' names blob {offer.digest}: put that image first")
         values = [
             offer.id,
@@ -117,6 +118,10 @@ class RewardPool:
         with self._server():
             status, log_odds = self._decide(keys=KEYS, args=values)
         return Decision(status=status, log_odds=None if log_odds is None else float(log_odds))
+
+    def _may_enter(self, offer: Offer) -> bool:
+        to_beat = self.peek([offer.id])[offer.id]
+        return to_beat is None or offer.log_odds > to_beat
 
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
         """The entries of those ids that have one."""

@@ -153,6 +153,30 @@ def evaluate(
     console.print(f"Rainy, derained, clean: {sheet}")
 
 
+@app.command()
+def pretrain_scorer(
+    photographs: Annotated[Path, typer.Argument(help="Folder of clean photographs.")],
+    output: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("daclip-lite.safetensors"),
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Of weights and degradations.")] = 0,
+) -> None:
+    """Train the compact scorer daclip-lite on degradations that it renders itself."""
+    from rich.progress import Progress
+
+    from iqa_service.pretrain import PretrainSettings, pretrain
+
+    settings = PretrainSettings(photographs=photographs, output=output, steps=steps, seed=seed)
+    with Progress(console=console) as bar:
+        task = bar.add_task("Pretraining", total=steps)
+
+        def show(step: int, losses: dict[str, float]) -> None:
+            said = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+            bar.update(task, completed=step, description=said)
+
+        written = pretrain(settings, show)
+    console.print(f"The scorer: {written}. Use it with recycling.scorer='local:daclip?weights={written}'")
+
+
 def main() -> None:
     """Run the command; what is wrong is told in a sentence, with exit code 2 (130 after Ctrl-C)."""
     # On shared cores, OpenMP threads that spin for each other take the time from the one that works.

@@ -131,6 +131,15 @@ class Config(Settings):
     report: ReportSettings = ReportSettings()
     """Logs, evaluations, checkpoints."""
 
+    @model_validator(mode="after")
+    def _crop_divides(self) -> Config:
+        if self.data.crop % self.method.generator.downscale:
+            raise ValueError(
+                f"data.crop {self.data.crop} is no multiple of method.generator.downscale "
+                f"{self.method.generator.downscale}: choose one that is"
+            )
+        return self
+
     @property
     def folder(self) -> Path:
         """Where this run writes."""

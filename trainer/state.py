@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from dataclasses import asdict, dataclass, field
@@ -105,8 +106,11 @@ class Checkpoints:
     def save(self, state: dict[str, Any], steps: int) -> Path:
         """Write a checkpoint, then delete those beyond the newest ``keep``."""
         path = self._folder / f"step-{steps:09d}.pt"
+        # In memory first: torch's own writer hides the operating system's reason when the disk is full.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
         with writing(path) as partial:
-            torch.save(state, partial)
+            partial.write_bytes(buffer.getbuffer())
         for old in self.files()[: -self._keep]:
             old.unlink(missing_ok=True)
         return path
@@ -156,8 +160,7 @@ class writing:
         except OSError as failed:
             problem = failed
         self._partial.unlink(missing_ok=True)
-        # torch reports a write that fails as a RuntimeError of its archive writer.
-        if isinstance(problem, OSError) or (isinstance(problem, RuntimeError) and "writ" in str(problem)):
+        if isinstance(problem, OSError):
             raise self._sentence(problem) from None
 
     def _sentence(self, problem: BaseException) -> TrainerError:

@@ -50,6 +50,8 @@ def train(job: Job) -> None:
     batches = job.batches.loader(progress.steps, config.data.workers)
 
     while not finished(config, progress) and not job.stopping():
+        if progress.stage == 1 and stage1_ends(job):
+            progress.stage = 2
         started = job.clock()
         waited, batch = _timed(batches)
         O_r, B_u = _to(method, batch.rainy), _to(method, batch.clean)
@@ -67,8 +69,6 @@ def train(job: Job) -> None:
             and progress.steps % config.recycling.every == 0
         ):
             recycle(job)
-        if progress.stage == 1 and stage1_ends(job):
-            progress.stage = 2
         progress.seconds += job.clock() - started
 
         job.reporter.step(progress, losses, waited)

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -57,12 +58,12 @@ class RGSUDSettings(Settings):
     """Of G and DEM."""
     discriminator_optimizer: OptimizerSettings = OptimizerSettings()
     """Of D."""
-    adversarial_terms: tuple[AdversarialTerm, ...] = TERMS
+    adversarial_terms: tuple[AdversarialTerm, ...] = Field(TERMS, min_length=1)
     """Which G(., .) D judges in L_adv."""
     adversarial_weight: float = 1.0
     """Factor on L_adv."""
     adversarial_to_derainer: bool = True
-    """Whether L_adv reaches the derainer through B_r and B1, or stops there."""
+    """Whether L_adv and the self-reconstruction reach the derainer through B_r and B1, or stop there."""
     discriminator_fakes: Literal["O1", "all"] = "O1"
     """What D learns to tell from O_r: the pseudo rainy crop alone, or every term of L_adv."""
     lambda1: float = 1.0
@@ -126,7 +127,7 @@ class RGSUD:
     def Der(self, image: Tensor) -> Tensor:
         """The derainer's full-resolution result."""
         out = self.derainer(image)
-        return out if isinstance(out, Tensor) else out[0]
+        return (out if isinstance(out, Tensor) else out[0]).float()
 
     def step(
         self, O_r: Tensor, B_u: Tensor, B_rw: Tensor | None = None, rewarded: Tensor | None = None

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from trainer.settings import Settings
@@ -28,6 +29,14 @@ class NAFNetSettings(Settings):
     """Blocks at the lowest resolution."""
     decoder: tuple[int, ...] = (2, 2, 2, 2)
     """Blocks per decoder level, from the lowest resolution up."""
+
+    @model_validator(mode="after")
+    def _as_many_levels(self) -> NAFNetSettings:
+        if len(self.encoder) != len(self.decoder):
+            raise ValueError(
+                f"encoder has {len(self.encoder)} levels and decoder {len(self.decoder)}: make them equal"
+            )
+        return self
 
 
 PUBLISHED: dict[str, NAFNetSettings] = {

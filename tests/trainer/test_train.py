@@ -1,0 +1,212 @@
+"""Whole runs: stages, files, resuming, interruption, what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from pool_store.client import open_pool
+from trainer import launch, report
+from trainer.config import Config
+from trainer.errors import TrainerError
+from trainer.methods.rgsud import RGSUD
+from trainer.models.derainers import load_derainer
+from trainer.state import Checkpoints, writing
+
+
+def _quiet() -> Console:
+    return Console(quiet=True)
+
+
+def _with(config: Config, **sections: dict[str, Any]) -> Config:
+    tree = config.model_dump(mode="json")
+    for section, values in sections.items():
+        tree[section].update(values)
+    return Config.model_validate(tree)
+
+
+def _lines(config: Config, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (config.folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def _stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, action: Any) -> None:
+    original = report.Reporter.step
+
+    def step(self: report.Reporter, progress: Any, *rest: Any) -> None:
+        original(self, progress, *rest)
+        if progress.steps == steps:
+            action()
+
+    monkeypatch.setattr(report.Reporter, "step", step)
+
+
+def test_a_run_goes_through_both_stages_and_leaves_everything(config: Config) -> None:
+    summary = launch.run(config, console=_quiet())
+    assert (summary.samples, summary.stage, summary.pool_entries) == (24, 2, 4)
+    assert summary.gain_db is not None
+    assert summary.input_psnr_y is not None
+    steps = _lines(config, "step")
+    assert [line["stage"] for line in steps] == [1, 1, 1, 2, 2, 2]
+    assert all(("loss/re" in line) == (line["step"] > 6) for line in steps)
+    assert len(_lines(config, "evaluation")) == 3
+    for file in ("config.yaml", "environment.json", "summary.json", "samples/step-000000012.png"):
+        assert (config.folder / file).stat().st_size > 0
+    assert list((config.folder / "tensorboard").iterdir())
+    assert len(Checkpoints(config.folder / "checkpoints", 3).files()) == 3
+    assert Config.model_validate(yaml.safe_load((config.folder / "config.yaml").read_text())) == config
+    assert load_derainer(config.folder)(torch.rand(1, 3, 17, 21)).shape == (1, 3, 17, 21)
+
+
+def test_the_pool_holds_whole_derained_images(config: Config) -> None:
+    launch.run(config, console=_quiet())
+    fingerprint = "random-0"
+    pool = open_pool(f"embedded:{config.folder}/pool", fingerprint=fingerprint)
+    try:
+        entries = {entry.id: entry for entry in pool.scan()}
+        assert set(entries) == {"0", "1", "2", "3"}
+        assert all(pool.image(e.candidates[0].digest).shape == (64, 72, 3) for e in entries.values())
+        assert sum(entry.offers for entry in entries.values()) == 11
+    finally:
+        pool.close()
+
+
+def test_an_interrupted_run_resumes_exactly(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight = config.model_copy(update={"name": "straight"})
+    launch.run(straight, console=_quiet())
+
+    class Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    # Two steps after a checkpoint of stage 2, so that the pool has moved on too.
+    with monkeypatch.context() as patched:
+        _stop_after(patched, 11, die)
+        with pytest.raises(Killed):
+            launch.run(config, console=_quiet())
+    launch.run(config, resume=True, console=_quiet())
+
+    ours, theirs = (Checkpoints(c.folder / "checkpoints", 3).load() for c in (config, straight))
+    for part in ("derainer", "averaged", "G", "DEM", "D"):
+        for key, value in theirs["method"][part].items():
+            assert torch.equal(ours["method"][part][key], value), f"{part}.{key}"
+    assert {k: v for k, v in ours["progress"].items() if k != "seconds"} == {
+        k: v for k, v in theirs["progress"].items() if k != "seconds"
+    }
+
+
+def test_ctrl_c_saves_and_resume_completes(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        _stop_after(patched, 8, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            launch.run(config, console=_quiet())
+    assert Checkpoints(config.folder / "checkpoints", 3).files()[-1].name == "step-000000008.pt"
+    assert launch.run(config, resume=True, console=_quiet()).samples == 24
+
+
+def test_a_second_run_does_not_overwrite_the_first(config: Config) -> None:
+    launch.run(config, console=_quiet())
+    with pytest.raises(TrainerError, match=r"already holds a run.*--resume"):
+        launch.run(config, console=_quiet())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_checkpoints(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = RGSUD.step
+
+    def step(self: RGSUD, *args: Any) -> dict[str, torch.Tensor]:
+        losses = original(self, *args)
+        return {**losses, "psnr": torch.tensor(float("nan"))} if self.steps == 8 else losses
+
+    monkeypatch.setattr(RGSUD, "step", step)
+    with pytest.raises(TrainerError, match=r"the loss psnr is not finite at step 8: resume from"):
+        launch.run(config, console=_quiet())
+    saved = Checkpoints(config.folder / "checkpoints", 3)
+    assert saved.files()[-1].name == "step-000000006.pt"
+    assert saved.load()["progress"]["steps"] == 6
+
+
+def test_a_checkpoint_of_other_networks_is_refused(config: Config) -> None:
+    launch.run(config, console=_quiet())
+    wider = _with(config, derainer={"width": 8})
+    with pytest.raises(TrainerError, match=r"another configuration: derainer\.width \(4 there, 8 here\)"):
+        launch.run(wider, resume=True, console=_quiet())
+
+
+def test_a_damaged_checkpoint_is_named(config: Config) -> None:
+    launch.run(config, console=_quiet())
+    newest = Checkpoints(config.folder / "checkpoints", 3).files()[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    with pytest.raises(TrainerError, match=f"{newest.name} cannot be read"):
+        launch.run(config, resume=True, console=_quiet())
+
+
+def test_stage_2_waits_for_enough_rewards(config: Config) -> None:
+    late = _with(config, schedule={"recycle_from": 1000})
+    assert launch.run(late, console=_quiet()).stage == 1
+
+
+def test_stage_2_can_begin_at_the_plateau_of_the_pool(config: Config) -> None:
+    plateau = _with(
+        config,
+        schedule={"samples": 48, "stage2_from": "plateau", "plateau_patience": 2, "recycle_from": 0},
+        recycling={"scorer": "local:random"},
+        report={"evaluate_every": 2},
+    )
+    launch.run(plateau, console=_quiet())
+    stages = [line["stage"] for line in _lines(plateau, "step")]
+    assert stages[0] == 1
+    assert stages[-1] == 2
+
+
+def test_time_ends_a_run(config: Config) -> None:
+    short = _with(config, schedule={"seconds": 1e-6})
+    assert launch.run(short, console=_quiet()).samples == 2
+
+
+@pytest.mark.parametrize(("keep", "reward", "weights"), [(3, "mean", "current"), (1, "best", "averaged")])
+def test_the_asynchronous_variants_train(config: Config, keep: int, reward: str, weights: str) -> None:
+    chosen = {"keep": keep, "reward": reward, "weights": weights, "synchronous": False}
+    varied = _with(config, recycling=chosen, schedule={"samples": 48})
+    assert launch.run(varied, console=_quiet()).pool_entries == 4
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path: Path) -> None:
+    before = Checkpoints(tmp_path, 3).save({"method": 1}, 1)
+    script = (
+        "import resource, signal\n"
+        "from pathlib import Path\n"
+        "from trainer.state import Checkpoints\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        f"Checkpoints(Path({str(tmp_path)!r}), 3).save({{'method': bytes(10000)}}, 2)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode != 0
+    assert "TrainerError" in ended.stderr
+    assert "step-000000002.pt cannot be written (File too large): free space" in ended.stderr
+    assert list(tmp_path.iterdir()) == [before]
+
+
+def test_writing_appears_only_whole(tmp_path: Path) -> None:
+    def fail_half_way() -> None:
+        with writing(tmp_path / "file") as partial:
+            partial.write_text("half")
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        fail_half_way()
+    assert not list(tmp_path.iterdir())
