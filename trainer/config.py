@@ -66,7 +66,8 @@ class RecyclingSettings(Settings):
     """Where candidates are scored and kept."""
 
     scorer: str = "local:daclip-lite"
-    """`local:daclip-lite`, or `local:daclip?weights=PATH`, or a control: `local:oracle?truth=FOLDER`,
+    """`local:daclip-lite`, with `?consistency=0.25` less what is not rain between O_r and B_r; or
+    `local:daclip?weights=PATH`, or a control: `local:oracle?truth=FOLDER`,
     `local:latest`, `local:random`."""
     pool: str = "embedded:{run}/pool"
     """`embedded:PATH` or `redis://host:port/db?blobs=DIR`; `{run}` is the run folder."""

@@ -1,0 +1,153 @@
+"""The command: what it does with good input, and that bad input is one sentence and an exit code."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import yaml
+
+from trainer import cli
+
+Tree = dict[str, object]
+
+
+def _rgsud(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["rgsud", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def _recipe(tree: Tree, folder: Path) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_train_derain_evaluate(
+    tree: Tree, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), "schedule.samples=16") == 0
+    run = photographs / "runs" / "small"
+    assert _rgsud(monkeypatch, "derain", run, photographs / "rainy", photographs / "out", "--tile", 64) == 0
+    assert {p.name for p in (photographs / "out").iterdir()} == {"0.png", "1.png", "2.png", "3.png"}
+    sheet = photographs / "sheet.png"
+    val = photographs / "val"
+    assert _rgsud(monkeypatch, "evaluate", run, val / "rainy", val / "clean", "--sheet", sheet) == 0
+    assert PIL.Image.open(sheet).width > 3 * 300
+    assert "gain" in capsys.readouterr().out
+
+
+def test_the_demonstration_ends_with_table_sheet_and_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("schedule.samples=40", "recycling.every=1", "recycling.scorer=local:random", "device=cpu")
+    for _ in range(2):  # the second replaces the first
+        assert _rgsud(monkeypatch, "demo", f"runs={tmp_path}", *settings) == 0
+    assert "Reward pool" in capsys.readouterr().out
+    assert (tmp_path / "demo" / "summary.json").exists()
+    assert (tmp_path / "demo" / "demo.png").exists()
+
+
+def _spoil(kind: str, photographs: Path) -> None:
+    victim = photographs / "rainy" / "1.png"
+    if kind == "truncated":
+        victim.write_bytes(victim.read_bytes()[:200])
+    elif kind == "text":
+        (photographs / "rainy" / "note.jpg").write_text("not a picture")
+    elif kind == "small":
+        PIL.Image.new("RGB", (10, 10)).save(victim)
+    elif kind == "empty":
+        shutil.rmtree(photographs / "clean")
+        (photographs / "clean").mkdir()
+    elif kind == "same":
+        shutil.copy(victim, photographs / "clean" / "copy.png")
+    elif kind == "partner":
+        (photographs / "val" / "clean" / "0.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("truncated", "1.png"),
+        ("text", "note.jpg"),
+        ("small", "10x10"),
+        ("empty", "clean"),
+        ("same", "copy"),
+        ("partner", "0"),
+    ],
+)
+def test_bad_photographs_are_named_before_anything_is_trained(
+    kind: str,
+    named: str,
+    tree: Tree,
+    photographs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _spoil(kind, photographs)
+    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs)) == 2
+    said = capsys.readouterr().err
+    assert named in said
+    assert "Traceback" not in said
+    assert not (photographs / "runs" / "small" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("data.crops=64", "data: unknown setting 'crops': did you mean 'crop'?"),
+        ("method.generator.widht=3", "did you mean 'width'?"),
+        ("recyling.every=2", "did you mean 'recycling'?"),
+        ("derainer=nafnet-3", "there is no derainer 'nafnet-3': did you mean 'nafnet-32'?"),
+        ("data.crop=33", "no multiple of method.generator.downscale 2"),
+        ("data.batch", "write key=value"),
+        ("recycling.scorer=local:daclip-light", "did you mean 'local:daclip-lite'?"),
+        ("recycling.pool=somewhere", "unknown pool 'somewhere'"),
+        ("device=cuda:99", "the device 'cuda:99' cannot be used"),
+    ],
+)
+def test_a_wrong_setting_names_the_nearest(
+    setting: str,
+    said: str,
+    tree: Tree,
+    photographs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), setting) == 2
+    errors = capsys.readouterr().err
+    assert said in errors.replace("\n", " ")
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "nowhere"),
+        ("train", "nowhere.yaml"),
+        ("derain", "nowhere", "a", "b"),
+        ("evaluate", "nowhere", "a", "b"),
+        ("pretrain-scorer", "nowhere"),
+        ("unheard-of",),
+    ],
+)
+def test_what_is_missing_is_said(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _rgsud(monkeypatch, *arguments) == 2
+    assert arguments[min(1, len(arguments) - 1)] in capsys.readouterr().err
+
+
+def test_the_shipped_recipes_are_valid(photographs: Path) -> None:
+    from trainer.config import load_config, recipes
+
+    assert {"demo", "paper", "rain100l-mini"} <= set(recipes())
+    for name in recipes():
+        load_config(name, [f"data.rainy={photographs}", f"data.clean={photographs}"])
