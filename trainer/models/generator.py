@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.losses import gaussian_blur
 from trainer.settings import Settings
 
 
@@ -25,6 +26,9 @@ class GeneratorSettings(Settings):
     """Explicit rain: what is left of negative values. Rain brightens."""
     chroma: float = 0.1
     """Explicit rain: what is left of its colour. Rain is nearly grey."""
+    residual_highpass: bool = False
+    """Take the low frequencies out of the residual (those that D's high-pass input takes out). For a D that
+    sees only high frequencies: nothing else holds the brightness and the colours of the fake rain."""
 
 
 class ResidualBlock(nn.Module):
@@ -73,5 +77,7 @@ class Generator(nn.Module):
         if s > 1:
             # A 3x3 mean takes the checkerboard out of the shuffled pixels.
             residual = F.avg_pool2d(F.pixel_shuffle(residual, s), 3, stride=1, padding=1)
+        if self.settings.residual_highpass:
+            residual = residual - gaussian_blur(residual, kernel=15, sigma=9.0)
         out: Tensor = image + residual
         return out + self.rain(information) if self.settings.explicit_rain else out

@@ -68,3 +68,14 @@ def test_every_weight_learns(downscale: int):
     for name, parameter in g.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+@torch.no_grad()
+def test_a_highpass_residual_cannot_shift_brightness():
+    g = Generator(settings(residual_highpass=True))
+    assert g.tail.bias is not None
+    g.tail.bias.copy_(torch.tensor([0.3, -0.2, 0.1]))
+    image, information = inputs()
+    torch.testing.assert_close(g(image, information), image)
+    torch.nn.init.normal_(g.tail.weight, std=0.1)
+    assert (g(image, information) - image).abs().mean() > 1e-3
