@@ -34,7 +34,7 @@ from trainer.inference import derain_image
 from trainer.launch import assemble
 from trainer.losses import psnr_loss, ssim_loss
 from trainer.models.derainers import build_derainer
-from trainer.state import Checkpoints, Progress
+from trainer.state import Checkpoints, Progress, writing
 from trainer.train import Job, finished, train
 
 matplotlib.use("Agg")
@@ -50,6 +50,8 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "latest": ("d. latest always wins", ["recycling.scorer=local:latest"]),
     "supervised": ("e. supervised", []),
     "lite": ("daclip-lite, no consistency", ["recycling.scorer=local:daclip-lite"]),
+    "mean": ("L_re as a mean over pixels", [LITE, "method.reinforcement=mean"]),
+    "sum": ("L_re as a sum over pixels", [LITE, "method.reinforcement=sum"]),
     "mean3": ("mean of the best 3", [LITE, "recycling.keep=3", "recycling.reward=mean"]),
     "teacher": ("candidates of the averaged weights", [LITE, "recycling.weights=averaged"]),
     "mean5": (
@@ -147,6 +149,13 @@ def supervised(config: Config, truth: Path, evaluate_every: int) -> None:
     averaged = copy.deepcopy(net).requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.method.derainer_optimizer.lr)
     progress = Progress()
+    checkpoint = config.runs / "supervised/checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        net.load_state_dict(saved["net"])
+        averaged.load_state_dict(saved["averaged"])
+        optimizer.load_state_dict(saved["optimizer"])
+        progress = Progress(**saved["progress"])
     while progress.seconds < (config.schedule.seconds or 0):
         started = clock()
         batch = batches.batch(progress.steps)
@@ -166,6 +175,14 @@ def supervised(config: Config, truth: Path, evaluate_every: int) -> None:
         progress.seconds += clock() - started
         if progress.steps % evaluate_every == 0:
             recorder.evaluate(net, averaged, progress, None)
+            state = {
+                "net": net.state_dict(),
+                "averaged": averaged.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "progress": {"steps": progress.steps, "seconds": progress.seconds},
+            }
+            with writing(checkpoint) as temporary:
+                torch.save(state, temporary)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -174,16 +191,14 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return list({line["steps"]: line for line in sorted(lines, key=lambda line: line["steps"])}.values())
 
 
-def curves(out: Path, seeds: list[int], names: list[str]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+def curves(out: Path) -> dict[tuple[str, int], list[dict[str, Any]]]:
     """What there is, run by run and seed by seed, with the shared part before it."""
     found = {}
-    for seed in seeds:
-        folder = out / f"seed{seed}"
-        before = records(folder / "shared") if (folder / "shared/records.jsonl").exists() else []
-        for name in names:
-            if (folder / name / "records.jsonl").exists():
-                own = records(folder / name)
-                found[name, seed] = own if name == "supervised" else before + own
+    for name in RUNS:
+        for path in sorted(out.glob(f"seed*/{name}/records.jsonl")):
+            before = path.parents[1] / "shared"
+            shared = records(before) if name != "supervised" and before.exists() else []
+            found[name, int(path.parents[1].name.removeprefix("seed"))] = shared + records(path.parent)
     return found
 
 
@@ -210,19 +225,37 @@ def draw(found: dict[tuple[str, int], list[dict[str, Any]]], path: Path) -> None
 
 
 def figures(found: dict[tuple[str, int], list[dict[str, Any]]]) -> dict[str, float]:
-    """Flat figures: the last five evaluations of every run, their mean and spread (maximum less minimum)."""
+    """Flat figures: mean and spread (maximum less minimum) of each run's last five evaluations."""
     flat: dict[str, float] = {}
     for (name, seed), lines in found.items():
-        flat["input_psnr_y_db"] = lines[-1]["input"]["psnr_y"]
-        for weights in ("raw", "ema"):
-            last = [line[weights]["psnr_y"] for line in lines[-5:]]
-            flat[f"{name}_seed{seed}_{weights}_psnr_y_db"] = statistics.fmean(last)
-            flat[f"{name}_seed{seed}_{weights}_spread_db"] = max(last) - min(last)
-            for metric in Scores.model_fields:
-                flat[f"{name}_seed{seed}_{weights}_last_{metric}"] = lines[-1][weights][metric]
+        run, last = f"{name}_seed{seed}", lines[-5:]
+        flat |= {f"input_{metric}": value for metric, value in lines[-1]["input"].items()}
+        flat[f"{run}_steps"] = lines[-1]["steps"]
         if lines[-1].get("pool_psnr_y"):
-            flat[f"{name}_seed{seed}_pool_psnr_y_db"] = lines[-1]["pool_psnr_y"]
+            flat[f"{run}_pool_psnr_y"] = lines[-1]["pool_psnr_y"]
+        for weights in ("raw", "ema"):
+            for metric in Scores.model_fields:
+                values = [line[weights][metric] for line in last]
+                flat[f"{run}_{weights}_{metric}"] = statistics.fmean(values)
+                flat[f"{run}_{weights}_{metric}_spread"] = max(values) - min(values)
     return flat
+
+
+def table(found: dict[tuple[str, int], list[dict[str, Any]]]) -> str:
+    """The figures in Markdown, a line for each run."""
+    flat = figures(found)
+    columns = ("raw_psnr_y", "raw_psnr_y_spread", "ema_psnr_y", "ema_psnr_y_spread", "ema_psnr_rgb")
+    lines = [
+        "| run | seed | steps | raw PSNR-Y | spread | EMA PSNR-Y | spread | EMA RGB | EMA SSIM-Y | pool |",
+        "|" + "---|" * 10,
+    ]
+    for name, seed in found:
+        run = f"{name}_seed{seed}"
+        cells = [RUNS[name][0], str(seed), f"{flat[f'{run}_steps']:.0f}"]
+        cells += [f"{flat[f'{run}_{column}']:.2f}" for column in columns]
+        cells += [f"{flat[f'{run}_ema_ssim_y']:.4f}", f"{flat.get(f'{run}_pool_psnr_y', 0):.2f}"]
+        lines.append(f"| {' | '.join(cells)} |".replace("| 0.00 |", "| |"))
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -246,23 +279,24 @@ def main() -> None:
             chosen.out.with_name("rain100l-mini-quick"),
         )
         chosen.runs = ["stage1", "daclip"]
+    # As many threads as the time is counted for: more would only wait for each other.
+    torch.set_num_threads(1)
 
     truth = chosen.data / "rain100l/train/truth"
     for seed in chosen.seeds:
         for name in chosen.runs:
             config = configure(chosen.data, chosen.out, seed, name, chosen.seconds, chosen.evaluate_every)
             if name == "supervised":
-                if not (config.runs / name).exists():
-                    supervised(config, truth, chosen.evaluate_every)
+                supervised(config, truth, chosen.evaluate_every)
                 continue
             common = configure(chosen.data, chosen.out, seed, "stage1", chosen.seconds, chosen.evaluate_every)
             start = unpaired(common, "shared", ImageFolder(truth), SHARED, None)
             unpaired(config, name, ImageFolder(truth), 1.0, start)
 
-    found = curves(chosen.out, chosen.seeds, chosen.runs)
+    found = curves(chosen.out)
     draw(found, chosen.out / "curves.png")
     flat = figures(found)
-    print(json.dumps(flat, indent=2))
+    print(table(found))
     if chosen.json:
         chosen.json.write_text(json.dumps(flat, indent=2) + "\n")
 
