@@ -114,7 +114,7 @@ def main() -> None:
                     table.add_column(heading, justify="right")
             table.add_row(recipe, str(crop), str(batch), *(f"{value:.1f}" for value in times.values()))
             figures |= {f"{recipe}_crop{crop}_{name}": value for name, value in times.items()}
-    Console().print(table)
+    Console(width=130).print(table)
     if chosen.json:
         chosen.json.write_text(json.dumps(figures, indent=2) + "\n")
 
