@@ -118,7 +118,7 @@ class RGSUD:
 
         def adam(chosen: OptimizerSettings, *modules: nn.Module) -> Adam:
             parameters = [p for module in modules for p in module.parameters()]
-            return Adam(parameters, lr=chosen.lr, betas=chosen.betas)
+            return Adam(parameters, lr=chosen.lr, betas=chosen.betas, fused=True)
 
         self.derainer_optimizer = adam(settings.derainer_optimizer, self.derainer)
         self.generator_optimizer = adam(settings.generator_optimizer, self.G, self.DEM)
