@@ -47,7 +47,7 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "stage1": ("a. stage 1 alone", ["schedule.stage2_from=never", "schedule.recycle_from=2.0"]),
     "daclip": ("b. both stages, daclip-lite", [LITE]),
     "oracle": ("c. oracle scorer (true PSNR)", ["recycling.scorer=local:oracle?truth={truth}"]),
-    "latest": ("d. latest always wins", ["recycling.scorer=local:latest"]),
+    "latest": ("d. latest always wins", ["recycling.scorer=local:latest?start={steps}"]),
     "supervised": ("e. supervised", []),
     "lite": ("daclip-lite, no consistency", ["recycling.scorer=local:daclip-lite"]),
     "mean": ("L_re as a mean over pixels", [LITE, "method.reinforcement=mean"]),
@@ -56,7 +56,7 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "teacher": ("candidates of the averaged weights", [LITE, "recycling.weights=averaged"]),
     "mean5": (
         "mean of the last 5, no scorer",
-        ["recycling.scorer=local:latest", "recycling.keep=5", "recycling.reward=mean"],
+        ["recycling.scorer=local:latest?start={steps}", "recycling.keep=5", "recycling.reward=mean"],
     ),
 }
 
@@ -91,7 +91,10 @@ class Recorder:
 
 def configure(data: Path, out: Path, seed: int, run: str, seconds: float, evaluate_every: int) -> Config:
     """The recipe with a run's settings."""
-    settings = [setting.format(truth=data / "rain100l/train/truth") for setting in RUNS[run][1]]
+    # A resumed run goes on counting above what its pool holds: one candidate every few steps at most.
+    files = Checkpoints(out / f"seed{seed}/{run}/checkpoints", 1).files()
+    steps = int(files[-1].stem.removeprefix("step-")) if files else 0
+    settings = [setting.format(truth=data / "rain100l/train/truth", steps=steps) for setting in RUNS[run][1]]
     places = {
         "rainy": "rain100l/train/rainy",
         "clean": "rain800/train/clean",
