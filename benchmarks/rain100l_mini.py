@@ -89,12 +89,16 @@ class Recorder:
             file.write(json.dumps(line) + "\n")
 
 
-def configure(data: Path, out: Path, seed: int, run: str, seconds: float, evaluate_every: int) -> Config:
+def configure(
+    data: Path, out: Path, seed: int, run: str, seconds: float, evaluate_every: int, record: bool = False
+) -> Config:
     """The recipe with a run's settings."""
     # A resumed run goes on counting above what its pool holds: one candidate every few steps at most.
     files = Checkpoints(out / f"seed{seed}/{run}/checkpoints", 1).files()
     steps = int(files[-1].stem.removeprefix("step-")) if files else 0
     settings = [setting.format(truth=data / "rain100l/train/truth", steps=steps) for setting in RUNS[run][1]]
+    if record:
+        settings.append(f"recycling.record={out}/seed{seed}/{run}/record")
     places = {
         "rainy": "rain100l/train/rainy",
         "clean": "rain800/train/clean",
@@ -270,6 +274,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/rain100l-mini"))
     parser.add_argument("--seconds", type=float, default=780.0, help="of each run")
     parser.add_argument("--evaluate-every", type=int, default=100, help="steps")
+    parser.add_argument("--record", action="store_true", help="keep every candidate, for scorer_quality.py")
     parser.add_argument(
         "--quick", action="store_true", help="a few seconds of stage 1 and daclip, for a look"
     )
@@ -288,7 +293,9 @@ def main() -> None:
     truth = chosen.data / "rain100l/train/truth"
     for seed in chosen.seeds:
         for name in chosen.runs:
-            config = configure(chosen.data, chosen.out, seed, name, chosen.seconds, chosen.evaluate_every)
+            config = configure(
+                chosen.data, chosen.out, seed, name, chosen.seconds, chosen.evaluate_every, chosen.record
+            )
             if name == "supervised":
                 supervised(config, truth, chosen.evaluate_every)
                 continue

@@ -87,6 +87,8 @@ class RecyclingSettings(Settings):
     """Score and offer within the step: slower, and reproducible bit for bit."""
     cache_bytes: int = 1 << 30
     """Decoded rewards kept in memory."""
+    record: Path | None = None
+    """Folder that every candidate is written to, for judging scorers; some 300 KB each at 481x321."""
 
 
 class ReportSettings(Settings):

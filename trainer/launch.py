@@ -26,6 +26,7 @@ from trainer.errors import TrainerError
 from trainer.evaluation import Evaluation
 from trainer.methods.rgsud import RGSUD
 from trainer.models.derainers import build_derainer
+from trainer.record import CandidateRecord
 from trainer.recycling import Recycler
 from trainer.report import Reporter
 from trainer.rewards import RewardReader
@@ -120,7 +121,13 @@ def assemble(config: Config, checkpoints: Checkpoints, console: Console, stack: 
         chosen.pool.replace("{run}", str(config.folder)), fingerprint=scorer.fingerprint, keep=chosen.keep
     )
     stack.callback(pool.close)
-    recycler = Recycler(scorer, pool, queue=chosen.queue, synchronous=chosen.synchronous)
+    recycler = Recycler(
+        scorer,
+        pool,
+        queue=chosen.queue,
+        synchronous=chosen.synchronous,
+        record=None if chosen.record is None else CandidateRecord(chosen.record),
+    )
     stack.callback(recycler.close)
     validation = PairedFolder(*pairs) if pairs else None
     return Job(

@@ -16,6 +16,7 @@ from pool_store.blobs import digest_of
 from pool_store.client import Pool
 from pool_store.errors import PoolError
 from pool_store.schemas import Lineage, Offer
+from trainer.record import CandidateRecord
 
 
 @dataclass
@@ -39,16 +40,25 @@ class Recycler:
         queue: candidates that may wait; when it is full the oldest is dropped.
         batch: candidates scored at once.
         synchronous: do everything within :meth:`submit`, and let its errors through.
+        record: where every candidate is written, whether it is scored in the end or not.
     """
 
     def __init__(
-        self, scorer: ScoreBackend, pool: Pool, *, queue: int = 16, batch: int = 8, synchronous: bool = False
+        self,
+        scorer: ScoreBackend,
+        pool: Pool,
+        *,
+        queue: int = 16,
+        batch: int = 8,
+        synchronous: bool = False,
+        record: CandidateRecord | None = None,
     ) -> None:
         self.counts = Recycled()
         self.problem: str | None = None
         """Why candidates are being lost at the moment, if they are."""
         self._scorer = scorer
         self._pool = pool
+        self._record = record
         self._waiting: deque[tuple[Candidate, Lineage]] = deque()
         self._room = queue
         self._batch = batch
@@ -61,7 +71,9 @@ class Recycler:
             self._thread.start()
 
     def submit(self, candidate: Candidate, lineage: Lineage) -> None:
-        """Take one candidate: never waits, except when synchronous."""
+        """Take one candidate: never waits, except when synchronous, and for the disk of a record."""
+        if self._record is not None:
+            self._record.add(candidate, lineage)
         if self._thread is None:
             self._recycle([(candidate, lineage)])
             return
