@@ -4,16 +4,20 @@ from __future__ import annotations
 
 
 class PoolError(RuntimeError):
-    """One sentence that names what is wrong and says what to do. As such, or of one of the kinds below."""
+    """One sentence that names the thing and the remedy: as such for bad input, or of a kind below."""
 
 
-class Unavailable(PoolError):
+class PoolUnavailable(PoolError):
     """The pool's server or its storage does not serve at the moment."""
 
 
-class Missing(PoolError):
+class PoolFull(PoolUnavailable):
+    """The disk or the server's memory is full: it serves again, nothing lost, when there is room."""
+
+
+class PoolMissing(PoolError):
     """There is no such pool, entry or image."""
 
 
-class Conflict(PoolError):
+class PoolConflict(PoolError):
     """The pool is another scorer's, or is kept in another way."""
