@@ -1,0 +1,107 @@
+"""What Prometheus reads at `/metrics`: `rgsud_pool_*`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pool_store.errors import PoolError
+from pool_store.schemas import Stats
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class Metrics:
+    """The metrics of one service; `pools` gives the statistics of every pool when Prometheus asks."""
+
+    def __init__(self, pools: Callable[[], dict[str, Stats]]) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Histogram(
+            "rgsud_pool_http_request_seconds",
+            "Time from a request's head to the end of its answer.",
+            ("method", "route", "status"),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.registry.register(_Pools(pools))
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Counts one request."""
+        self._requests.labels(method, route, str(status)).observe(seconds)
+
+
+class _Pools(Collector):
+    def __init__(self, pools: Callable[[], dict[str, Stats]]) -> None:
+        self._pools = pools
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing in advance, which spares the registry a collection at registration."""
+        yield from ()
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            stats = self._pools()
+        except PoolError:
+            stats = {}
+            up = 0
+        else:
+            up = 1
+        yield GaugeMetricFamily("rgsud_pool_up", "Whether Redis and the blob store answer.", value=up)
+        for name, help, value in _GAUGES:
+            family = GaugeMetricFamily(f"rgsud_pool_{name}", help, labels=["pool"])
+            for pool, figures in stats.items():
+                figure = value(figures)
+                if figure is not None:
+                    family.add_metric([pool], figure)
+            yield family
+        yield _quantiles(stats)
+        yield _ages(stats)
+        yield _offers(stats)
+
+
+_GAUGES: tuple[tuple[str, str, Callable[[Stats], float | None]], ...] = (
+    ("entries", "Images that have a reward.", lambda s: s.entries),
+    ("size", "Images of the data set, where declared.", lambda s: s.size),
+    ("coverage", "Part of the data set that has a reward.", lambda s: s.coverage),
+    ("acceptance", "Replacements by offers.", lambda s: s.acceptance),
+    ("mean_log_odds", "Mean log-odds of each image's best reward.", lambda s: s.mean_log_odds),
+    ("mean_reward", "Mean reward (0 to 1) of each image's best.", lambda s: s.mean_reward),
+    ("blobs", "Images in the blob store.", lambda s: s.blobs),
+    ("blob_bytes", "Bytes in the blob store.", lambda s: s.blob_bytes),
+)
+
+
+def _quantiles(stats: dict[str, Stats]) -> Metric:
+    family = GaugeMetricFamily(
+        "rgsud_pool_log_odds", "Quantiles of the best log-odds.", labels=["pool", "quantile"]
+    )
+    for pool, figures in stats.items():
+        if figures.quantiles is not None:
+            for name, value in figures.quantiles.model_dump().items():
+                family.add_metric([pool, f"0.{name[1:]}"], value)
+    return family
+
+
+def _ages(stats: dict[str, Stats]) -> Metric:
+    family = GaugeMetricFamily(
+        "rgsud_pool_reward_age_seconds", "Age of the rewards served.", labels=["pool", "which"]
+    )
+    for pool, figures in stats.items():
+        if figures.ages is not None:
+            for which, seconds in figures.ages.model_dump().items():
+                family.add_metric([pool, which], seconds)
+    return family
+
+
+def _offers(stats: dict[str, Stats]) -> Metric:
+    family = CounterMetricFamily(
+        "rgsud_pool_offers", "Offers by what became of them.", labels=["pool", "decision"]
+    )
+    for pool, figures in stats.items():
+        family.add_metric([pool, "replaced"], figures.replacements)
+        family.add_metric([pool, "kept"], figures.offers - figures.replacements)
+        family.add_metric([pool, "stale"], figures.stale)
+    return family
