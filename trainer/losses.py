@@ -44,19 +44,28 @@ def psnr_loss(image: Tensor, target: Tensor) -> Tensor:
 
 
 def ssim(image: Tensor, target: Tensor) -> Tensor:
-    """Mean SSIM over an 11x11 Gaussian window (sigma 1.5), valid region. Wang et al., TIP 2004."""
+    """Mean SSIM of the images: see :func:`ssim_of_each`."""
+    return ssim_of_each(image, target).mean()
+
+
+def ssim_of_each(image: Tensor, target: Tensor) -> Tensor:
+    """SSIM of N images, N: 11x11 Gaussian window (sigma 1.5), valid region. Wang et al., TIP 2004."""
     c1, c2 = 0.01**2, 0.03**2
     stacked = torch.cat((image, target, image * image, target * target, image * target), dim=1)
     mu_x, mu_y, xx, yy, xy = _separable(stacked, 11, 1.5, pad=False).chunk(5, dim=1)
     luminance = (2 * mu_x * mu_y + c1) / (mu_x.square() + mu_y.square() + c1)
     variances = xx - mu_x.square() + yy - mu_y.square()
     structure = (2 * (xy - mu_x * mu_y) + c2) / (variances + c2)
-    return (luminance * structure).mean()
+    return (luminance * structure).mean(dim=(1, 2, 3))
 
 
 def ssim_loss(image: Tensor, target: Tensor) -> Tensor:
-    """-log10(SSIM), as in CSUD: 0 where equal. SSIM is held above 1e-4, where the logarithm ends."""
-    return -torch.log10(ssim(image, target).clamp(min=1e-4))
+    """-log10(SSIM), as in CSUD, averaged over the images: 0 where equal.
+
+    Of each image, so that a batch weighs the same however it is shared out to workers. SSIM is held above
+    1e-4, where the logarithm ends.
+    """
+    return -torch.log10(ssim_of_each(image, target).clamp(min=1e-4)).mean()
 
 
 def lsgan_loss(realness: Tensor, *, real: bool) -> Tensor:

@@ -28,6 +28,7 @@ from trainer.losses import Reduction, lsgan_loss, psnr_loss, reinforcement_loss,
 from trainer.models.dem import DEM, DEMSettings
 from trainer.models.discriminator import Discriminator, DiscriminatorSettings
 from trainer.models.generator import Generator, GeneratorSettings
+from trainer.parallel import average_gradients, mean_over_workers
 from trainer.settings import Settings
 
 AdversarialTerm = Literal["B_u,F_r", "B_r,F_r", "B_r,F_1", "B1,F_1"]
@@ -185,14 +186,19 @@ class RGSUD:
             if s.clean_identity:
                 losses["identity"] = self.DEM(B_u).abs().mean()
                 total = total + s.clean_identity * losses["identity"]
-            if B_rw is not None and (rewarded is None or rewarded.any()):
-                chosen = slice(None) if rewarded is None else rewarded
-                losses["re"] = reinforcement_loss(B_r[chosen], B_rw[chosen], s.reinforcement)
-                total = total + s.lambda2 * losses["re"]
+            if B_rw is not None:
+                chosen = torch.ones(n, dtype=torch.bool, device=O_r.device) if rewarded is None else rewarded
+                # A reward weighs the same whichever worker has it.
+                share = chosen.sum() / mean_over_workers(chosen.sum().float()).clamp(min=1e-6)
+                if chosen.any():
+                    losses["re"] = reinforcement_loss(B_r[chosen], B_rw[chosen], s.reinforcement)
+                    total = total + s.lambda2 * share * losses["re"]
 
         self.derainer_optimizer.zero_grad(set_to_none=True)
         self.generator_optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(total)
+        for network in (self.derainer, self.G, self.DEM):
+            average_gradients(network.parameters())
         self.derainer_optimizer.step()
         self.generator_optimizer.step()
         seen_by_D = O1 if s.discriminator_fakes == "O1" else judged
@@ -204,6 +210,7 @@ class RGSUD:
             loss = 0.5 * (lsgan_loss(real, real=True) + lsgan_loss(false, real=False))
         self.discriminator_optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
+        average_gradients(self.D.parameters())
         self.discriminator_optimizer.step()
         return loss.detach()
 
