@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from iqa_service.backends import open_scorer
+from iqa_service.registry import open_scorer
 from iqa_service.scorer import Candidate
 from trainer.config import load_config
 from trainer.data.crops import UnpairedBatches

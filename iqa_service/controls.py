@@ -6,10 +6,12 @@ import hashlib
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
+from pydantic import Field
 
 from iqa_service.errors import ScorerError
 from iqa_service.scorer import Candidate
@@ -80,8 +82,8 @@ class LatestBackend:
     name = "latest"
     fingerprint = "latest"
 
-    def __init__(self, start: str = "0") -> None:
-        self._next = _integer("start", start)
+    def __init__(self, start: int = 0) -> None:
+        self._next = start
         self._lock = threading.Lock()
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
@@ -103,8 +105,8 @@ class RandomBackend:
 
     name = "random"
 
-    def __init__(self, seed: str = "0") -> None:
-        self._seed = _integer("seed", seed)
+    def __init__(self, seed: Annotated[int, Field(ge=0)] = 0) -> None:
+        self._seed = seed
         self.fingerprint = f"random-{self._seed}"
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
@@ -117,9 +119,3 @@ class RandomBackend:
 
     def close(self) -> None:
         """Nothing to let go of."""
-
-
-def _integer(option: str, value: str) -> int:
-    if not value.isdecimal():
-        raise ScorerError(f"option '{option}' is '{value}', not a whole number: write {option}=0")
-    return int(value)

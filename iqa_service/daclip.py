@@ -109,7 +109,7 @@ class DaCLIP(nn.Module):
 
     def encode_degradation(self, pixels: Tensor) -> Tensor:
         """Degradation features N,E, not normalised, of pixels N,3,S,S."""
-        return self._control(pixels)[0]
+        return self._control(pixels, steering=False)[0]
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Controlled image features and degradation features, both N,E and not normalised.
@@ -162,13 +162,13 @@ class DaCLIP(nn.Module):
         idle = ("logit_scale", "clip.logit_scale")
         return {k: v for k, v in self.state_dict().items() if not k.startswith(parts) and k not in idle}
 
-    def _control(self, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _control(self, pixels: Tensor, *, steering: bool = True) -> tuple[Tensor, list[Tensor]]:
         control = self.visual_control
         x = control._embeds(pixels)
         hidden = []
         for index, block in enumerate(control.transformer.transformer.resblocks):
             x = block(x)
-            if control.transformer.zero_modules is not None:
+            if steering and control.transformer.zero_modules is not None:
                 hidden.append(control.transformer.zero_modules[index](x))
         return control._pool(x)[0] @ control.proj, hidden
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from iqa_service.errors import ScorerError
 
 Image = NDArray[np.uint8]
+
+TILES = 256
+"""Tiles of an image at most: all of a photograph of 12 megapixels at 224 pixels, of one of 1 at 64."""
+_LONGEST = 100
+"""Times the shorter side; a strip enlarged to a scorer's size would not fit the memory."""
 
 
 def check_image(image: Image, name: str = "image") -> None:
@@ -29,6 +35,10 @@ def check_image(image: Image, name: str = "image") -> None:
 
 def _with_shorter_side(image: Image, size: int) -> Image:
     height, width = image.shape[:2]
+    if max(height, width) > _LONGEST * min(height, width):
+        raise ScorerError(
+            f"an image of {width} x {height} pixels is a strip: give one of which a square shows enough"
+        )
     # Truncated, not rounded, as the resize of CLIP's preprocessing does.
     target = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
     resized = PIL.Image.fromarray(image).resize(target, PIL.Image.Resampling.BICUBIC)
@@ -52,15 +62,17 @@ def centre(image: Image, size: int) -> Image:
     return image[None, top : top + size, left : left + size]
 
 
-def tiles(image: Image, size: int) -> Image:
-    """Squares at native resolution in the smallest regular grid that covers the image.
+def tiles(image: Image, size: int, limit: int = TILES) -> Image:
+    """Squares at native resolution in the smallest regular grid that covers the image, or a thinner one.
 
     Neighbours overlap where the image is no multiple of ``size``; an image with a side below ``size`` is
-    first enlarged to it.
+    first enlarged to it. Where covering takes more than ``limit`` tiles, fewer rows and columns are spread
+    evenly, with the widest gap as narrow as can be; the outermost stay at the border.
 
     Args:
         image: uint8 H,W,3 RGB of any size.
         size: edge of a tile, pixels.
+        limit: tiles at most, from 1 up.
 
     Returns:
         uint8 V,S,S,3, row by row.
@@ -68,11 +80,41 @@ def tiles(image: Image, size: int) -> Image:
     check_image(image)
     if min(image.shape[:2]) < size:
         image = _with_shorter_side(image, size)
-    tops, lefts = (
-        np.rint(np.linspace(0, length - size, math.ceil(length / size))).astype(int)
-        for length in image.shape[:2]
-    )
+    height, width = image.shape[:2]
+    rows, columns = _grid(math.ceil(height / size), math.ceil(width / size), limit)
+    tops, lefts = _spread(height - size, rows), _spread(width - size, columns)
     return np.stack([image[top : top + size, left : left + size] for top in tops for left in lefts])
 
 
-VIEWS: dict[str, Callable[[Image, int], Image]] = {"centre": centre, "tiles": tiles}
+def _grid(rows: int, columns: int, limit: int) -> tuple[int, int]:
+    """At most ``limit`` cells out of so many rows and columns, thinned out about equally in both."""
+    if rows * columns <= limit:
+        return rows, columns
+    choices = ((r, min(columns, limit // r)) for r in range(1, min(rows, limit) + 1))
+    return min(choices, key=lambda cell: (max(rows / cell[0], columns / cell[1]), -cell[0] * cell[1]))
+
+
+def _spread(room: int, count: int) -> NDArray[np.int64]:
+    if count == 1:  # one of several would stand at the border, one alone stands in the middle
+        return np.array([room // 2])
+    return np.rint(np.linspace(0, room, count)).astype(np.int64)
+
+
+class Views(BaseModel):
+    """Which squares of an image a scorer looks at; travels as JSON, so that a caller can cut them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["centre", "tiles"]
+    size: int = Field(ge=1)
+    """Edge of a square, pixels."""
+    tiles: int = Field(default=TILES, ge=1)
+    """How many there are at most; ``centre`` is always one."""
+
+    def cut(self, image: Image) -> Image:
+        """The squares of an image, uint8 H,W,3: uint8 V,S,S,3.
+
+        Raises:
+            ScorerError: it is no such image.
+        """
+        return centre(image, self.size) if self.kind == "centre" else tiles(image, self.size, self.tiles)

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel
 from rich.console import Console
 
-from iqa_service.backends import open_scorer
+from iqa_service.registry import open_scorer
 from pool_store.client import open_pool
 from trainer.config import Config
 from trainer.data.crops import UnpairedBatches

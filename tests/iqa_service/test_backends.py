@@ -3,10 +3,11 @@ import PIL.Image
 import pytest
 import torch
 
-from iqa_service.backends import LocalBackend, open_scorer
+from iqa_service.backends import LocalBackend
 from iqa_service.controls import psnr_y
 from iqa_service.daclip import WORDS, Rule
 from iqa_service.errors import ScorerError
+from iqa_service.registry import open_scorer
 from iqa_service.scorer import Candidate, DaclipScorer
 
 
@@ -95,23 +96,6 @@ def test_random_is_decided_by_seed_id_and_pixels(china, flower):
     many = [score(str(n), china[:4]) for n in range(300)]
     assert abs(np.mean(many)) < 0.2
     assert np.std(many) == pytest.approx(1, abs=0.15)
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("local:daclip-light", "unknown scorer 'local:daclip-light': did you mean 'local:daclip-lite'?"),
-        ("local:orcale?truth=x", "did you mean 'local:oracle'?"),
-        ("?", "known are local:daclip-lite"),
-        ("local:daclip", "needs the option 'weights': write local:daclip?weights=..."),
-        ("local:daclip?wieghts=x", "unknown option 'wieghts' of 'local:daclip': did you mean 'weights'?"),
-        ("local:random?seed=x", "option 'seed' is 'x', not a whole number"),
-    ],
-)
-def test_a_misspelt_scorer_is_put_right(spec, message):
-    with pytest.raises(ScorerError) as error:
-        open_scorer(spec)
-    assert message in str(error.value)
 
 
 def test_a_candidate_that_is_no_image_is_named(daclip, truth):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from iqa_service.backends import LocalBackend, open_scorer
-from iqa_service.consistency import inconsistency
+from iqa_service.backends import LocalBackend
+from iqa_service.consistency import ConsistentBackend, inconsistency
 from iqa_service.errors import ScorerError
 from iqa_service.rain import add_rain, random_look
+from iqa_service.registry import open_scorer
 from iqa_service.scorer import Candidate
 from iqa_service.views import Image
 
@@ -52,19 +53,32 @@ def test_a_cast_and_added_light_are_not(pair: tuple[Image, Image]) -> None:
 def test_a_backend_takes_it_off_the_log_odds(pair: tuple[Image, Image]) -> None:
     clean, rainy = pair
     candidates = [Candidate("a", clean, rainy), Candidate("a", clean - np.uint8(12), rainy)]
-    plain, strict = LocalBackend(Indifferent()), LocalBackend(Indifferent(), 0.5)
+    plain, strict = LocalBackend(Indifferent()), ConsistentBackend(LocalBackend(Indifferent()), 0.5)
     expected = [2 - 0.5 * inconsistency(c.image, rainy) for c in candidates]
     np.testing.assert_array_equal(plain.score(candidates), [2, 2])
     np.testing.assert_allclose(strict.score(candidates), expected, rtol=1e-5)
-    assert len({b.fingerprint for b in (plain, strict, LocalBackend(Indifferent(), 0.25))}) == 3
+    gentle = ConsistentBackend(plain, 0.25)
+    assert len({b.fingerprint for b in (plain, strict, gentle)}) == 3
 
 
 def test_bad_input_is_named(pair: tuple[Image, Image]) -> None:
     clean, rainy = pair
     with pytest.raises(ScorerError, match=r"candidate 'street' lacks its rainy image"):
-        LocalBackend(Indifferent(), 0.5).score([Candidate("street", clean)])
+        ConsistentBackend(LocalBackend(Indifferent()), 0.5).score([Candidate("street", clean)])
     with pytest.raises(ScorerError, match=r"\(96, 96, 3\) and its rainy image \(96, 95, 3\)"):
         inconsistency(clean, rainy[:, :95])
     for value in ("much", "-1", "nan", "inf"):
-        with pytest.raises(ScorerError, match="not a number from 0 up"):
-            open_scorer(f"local:daclip-lite?consistency={value}")
+        with pytest.raises(
+            ScorerError, match=f"'consistency' of 'local:random' is '{value}': input should be"
+        ):
+            open_scorer(f"local:random?consistency={value}")
+
+
+def test_every_scorer_can_be_held_to_it(pair: tuple[Image, Image]) -> None:
+    clean, rainy = pair
+    candidate = Candidate("a", clean - np.uint8(12), rainy)
+    for spec in ("local:latest?start=3", "local:random", "local:daclip-lite"):
+        option = "&" if "?" in spec else "?"
+        held = open_scorer(f"{spec}{option}consistency=0.5").score([candidate])
+        expected = open_scorer(spec).score([candidate]) - 0.5 * inconsistency(candidate.image, rainy)
+        np.testing.assert_allclose(held, expected, rtol=1e-5)

@@ -5,11 +5,11 @@ import PIL.Image
 import pytest
 import sklearn.datasets
 
-from iqa_service.backends import open_scorer
 from iqa_service.daclip import load_rule
 from iqa_service.degradations import gaussian, to_uint8
 from iqa_service.pretrain import LITE_RULE
 from iqa_service.rain import add_rain, random_look
+from iqa_service.registry import open_scorer
 from iqa_service.scorer import LITE_WEIGHTS, Candidate
 
 
