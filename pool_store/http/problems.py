@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from pool_store.errors import PoolConflict, PoolError, PoolMissing, PoolUnavailable
+from pool_store.errors import PoolConflict, PoolError, PoolFull, PoolMissing, PoolUnavailable
 
 RETRY_SECONDS = 2
 """When to come back after a 503: what a restart of the server takes."""
@@ -21,6 +21,7 @@ _STATUS: dict[type[PoolError], int] = {
     PoolMissing: 404,
     PoolConflict: 409,
     PoolUnavailable: 503,
+    PoolFull: 507,
 }
 _SENTENCES = {
     404: "there is nothing at {path}: GET /openapi.json lists what there is",

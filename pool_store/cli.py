@@ -1,0 +1,154 @@
+"""The commands `rgsud pool ...`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from pool_store.client import Pool, open_pool
+from pool_store.schemas import Stats
+
+app = typer.Typer(no_args_is_help=True, help="Serve, look at and look after reward pools.")
+console = Console(stderr=True)
+
+Spec = Annotated[str, typer.Argument(help="The pool: embedded:FOLDER, redis://..., http://HOST:PORT/NAME.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+
+
+@app.command()
+def serve(
+    pool_spec: Annotated[
+        str, typer.Option(help="Where the pools live: embedded:FOLDER or redis://HOST:PORT/DB?blobs=URL.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
+    token_file: Annotated[
+        Path | None, typer.Option(help="Lines 'read TOKEN' or 'write TOKEN', beside the environment's.")
+    ] = None,
+    body_megabytes: Annotated[int, typer.Option(min=1, help="Largest image or batch.")] = 64,
+    megapixels: Annotated[int, typer.Option(min=1, help="Largest image.")] = 40,
+    rate: Annotated[float, typer.Option(min=1, help="Requests a second of one client.")] = 2000,
+    access_log: Annotated[bool, typer.Option(help="A line of JSON on stderr for every request.")] = False,
+) -> None:
+    """Serve pools over HTTP, with a page to look at them.
+
+    RGSUD_POOL_TOKEN is the token that may write, RGSUD_POOL_READ_TOKEN one that may only read.
+    """
+    from pool_store.http.limits import Limits
+    from pool_store.http.security import Tokens
+    from pool_store.http.server import serve as run
+
+    run(
+        pool_spec,
+        host=host,
+        port=port,
+        tokens=Tokens.load(token_file),
+        limits=Limits(body=body_megabytes << 20, pixels=megapixels * 1_000_000, rate=rate),
+        access_log=access_log,
+        on_ready=lambda url: console.print(f"The reward pools: {url} (Ctrl-C ends the service)"),
+    )
+
+
+@app.command()
+def stats(pool: Spec, json: Json = False) -> None:
+    """Show a pool in figures."""
+    with _opened(pool) as opened:
+        found = opened.stats()
+    _print(found, _figures(found), json)
+
+
+@app.command()
+def verify(pool: Spec, json: Json = False) -> None:
+    """Read every image that the pool refers to; exit code 1 where one is missing or damaged."""
+    with _opened(pool) as opened:
+        found = opened.verify()
+    table = Table(title=f"{found.entries} entries, {found.candidates} images, {len(found.damaged)} damaged")
+    for heading in ("image", "digest", "problem"):
+        table.add_column(heading, overflow="fold")
+    for damage in found.damaged:
+        table.add_row(damage.id, damage.digest[:12], damage.problem)
+    _print(found, table, json)
+    if not found.whole:
+        sys.exit(1)
+
+
+@app.command()
+def sweep(
+    pool: Spec,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds for which replaced and unused images are kept.")
+    ] = 3600.0,
+    json: Json = False,
+) -> None:
+    """Remove images that no entry refers to."""
+    with _opened(pool) as opened:
+        swept = opened.sweep(grace)
+    table = Table("removed", "freed")
+    table.add_row(f"{swept.blobs} images", _bytes(swept.bytes))
+    _print(swept, table, json)
+
+
+@contextlib.contextmanager
+def _opened(spec: str) -> Iterator[Pool]:
+    with contextlib.closing(open_pool(spec, fingerprint=None, keep=None)) as pool:
+        yield pool
+
+
+def _print(found: BaseModel, table: Table, json: bool) -> None:
+    if json:
+        print(found.model_dump_json(indent=2))
+    else:
+        Console().print(table)
+
+
+def _figures(stats: Stats) -> Table:
+    table = Table(title="Reward pool", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    rows = {
+        "images with a reward": f"{stats.entries}" + (f" of {stats.size}" if stats.size else ""),
+        "coverage": None if stats.coverage is None else f"{stats.coverage:.1%}",
+        "offers": f"{stats.offers}",
+        "replaced": f"{stats.replacements} ({stats.acceptance:.1%})",
+        "kept": f"{stats.kept}",
+        "stale": f"{stats.stale}",
+        "mean reward": None if stats.mean_reward is None else f"{stats.mean_reward:.4f}",
+        "mean log-odds": None if stats.mean_log_odds is None else f"{stats.mean_log_odds:.3f}",
+        "log-odds at 5, 50, 95 %": stats.quantiles
+        and f"{stats.quantiles.p05:.3f}, {stats.quantiles.p50:.3f}, {stats.quantiles.p95:.3f}",
+        "stored": f"{stats.blobs} images, {_bytes(stats.blob_bytes)}",
+        "age: newest, median, oldest": stats.ages
+        and ", ".join(_age(age) for age in (stats.ages.newest, stats.ages.median, stats.ages.oldest)),
+        **{
+            f"stage {stage}": f"{of.replacements} of {of.offers} offers replaced"
+            for stage, of in stats.per_stage.items()
+        },
+    }
+    for name, value in rows.items():
+        if value is not None:
+            table.add_row(name, value)
+    return table
+
+
+def _age(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
