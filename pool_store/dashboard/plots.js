@@ -134,7 +134,7 @@ export class Histogram extends Plot {
     const x = linear(edges[first], edges[last + 1], box.left, box.right);
     const y = linear(0, most * 1.12, box.bottom, box.top + 6);
     this.axes(x, y, {
-      xTicks: ticks(edges[first], edges[last + 1], Math.max(3, (box.right - box.left) / 70)),
+      xTicks: ticks(edges[first], edges[last + 1], Math.max(4, (box.right - box.left) / 70)),
       yTicks: ticks(0, most * 1.1, 4).filter(Number.isInteger),
       xName: "score, log-odds of “not degraded”", xText: plain, yText: count,
     });
@@ -151,14 +151,15 @@ export class Histogram extends Plot {
     }
     this.add("line", { class: "base", x1: box.left, x2: box.right, y1: box.bottom, y2: box.bottom });
     const { quantiles } = this.data;
-    let end = -Infinity;
-    for (const [name, value] of Object.entries(quantiles ?? {})) {
-      const at = Math.min(box.right, Math.max(box.left, x(value)));
+    const taken = [];
+    // The median is named first, then whatever has room beside the names already there.
+    for (const name of quantiles ? ["p50", "p05", "p95", "p25", "p75"] : []) {
+      const at = Math.min(box.right, Math.max(box.left, x(quantiles[name])));
+      const half = name === "p50" ? 24 : 13;
       this.add("line", { class: `quantile ${name}`, x1: at, x2: at, y1: box.top + 2, y2: box.bottom });
-      if (at - end > 26) {
-        this.add("text", { class: "label middle mark", x: at, y: box.top - 3 }, name === "p50" ? "median" : name);
-        end = at + (name === "p50" ? 12 : 0);
-      }
+      if (taken.some(([other, room]) => Math.abs(at - other) < half + room)) continue;
+      taken.push([at, half]);
+      this.add("text", { class: "label middle mark", x: at, y: box.top - 3 }, name === "p50" ? "median" : name);
     }
     this.rest = quantiles ? `median ${odds(quantiles.p50)}, reward ${reward(quantiles.p50)}` : "";
     this.svg.setAttribute("aria-label", quantiles
