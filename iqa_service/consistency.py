@@ -54,7 +54,7 @@ class ConsistentBackend:
         self.name = backend.name
         self.fingerprint = backend.fingerprint + (f"-consistency-{consistency:g}" if consistency else "")
         self.backend = backend
-        self._consistency = consistency
+        self.consistency = consistency
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """See :meth:`ScoreBackend.score`.
@@ -66,15 +66,15 @@ class ConsistentBackend:
         return self.backend.score(candidates) - penalties
 
     def _penalty(self, candidate: Candidate) -> float:
-        if not self._consistency:
+        if not self.consistency:
             return 0.0
         check_image(candidate.image, f"candidate '{candidate.id}'")
         if candidate.rainy is None:
             raise ScorerError(
-                f"candidate '{candidate.id}' lacks its rainy image, which consistency={self._consistency:g} "
+                f"candidate '{candidate.id}' lacks its rainy image, which consistency={self.consistency:g} "
                 "compares with: give it, or leave the option out"
             )
-        return self._consistency * inconsistency(candidate.image, candidate.rainy)
+        return self.consistency * inconsistency(candidate.image, candidate.rainy)
 
     def close(self) -> None:
         """Close the backend."""

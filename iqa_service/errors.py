@@ -23,9 +23,7 @@ class ScorerBusy(ScorerError):
     """
 
     def __init__(self, scorer: str, retry_after: float) -> None:
-        super().__init__(
-            f"{scorer} has no room: come back in {retry_after:g} s, or give it more replicas or a longer queue"
-        )
+        super().__init__(f"{scorer} has no room: come back in {retry_after:g} s, or give it more replicas")
         self.retry_after = retry_after
 
 

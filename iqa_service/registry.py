@@ -44,7 +44,11 @@ _LOCAL = {
     "latest": "iqa_service.controls:LatestBackend",
     "random": "iqa_service.controls:RandomBackend",
 }
-_SCHEMES: dict[str, str] = {}
+_SCHEMES = {
+    "serve": "iqa_service.clients:open_handle",
+    "http": "iqa_service.clients:open_http",
+    "https": "iqa_service.clients:open_http",
+}
 _ANY_METRIC = "iqa_service.metrics:open_metric"
 """Opens what ``local:`` knows by no name of its own; like the schemes', it is given the name."""
 

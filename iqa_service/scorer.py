@@ -56,6 +56,8 @@ class Scorer(Protocol):
     name: str
     fingerprint: str
     """Scores with different fingerprints must never be compared."""
+    geometry: Views
+    """Which squares of an image it looks at."""
 
     def views(self, image: Image) -> Image:
         """What :meth:`score` needs of an image, uint8 H,W,3: uint8 V,S,S,3."""
