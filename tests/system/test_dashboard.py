@@ -41,7 +41,9 @@ MARK = """
 window.loads = 0;
 for (const card of document.querySelectorAll(".card")) {
   card.mark = card.dataset.id;
-  for (const image of card.querySelectorAll("img")) image.addEventListener("load", () => { window.loads += 1; });
+  for (const image of card.querySelectorAll("img")) {
+    image.addEventListener("load", () => { window.loads += 1; });
+  }
 }
 """
 WIDEST = """
@@ -318,7 +320,7 @@ def test_says_when_the_service_is_gone_and_goes_on_when_it_is_back(
     page = visit(service.url)
     expect(page.locator(".card .odds")).to_have_text("+1.00")
     service.stop()
-    expect(page.locator("#state")).to_have_text(re.compile(r"^Not answering since \d\d:\d\d:\d\d, retrying$"))
+    expect(page.locator("#state")).to_have_text(re.compile(r"^Not answering since \d\d:\d\d:\d\d, retrying))
     expect(page.locator(".card .odds")).to_have_text("+1.00")
     service.start()
     offer(pool, 0, 2, 2.0)
