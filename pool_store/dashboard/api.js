@@ -68,6 +68,8 @@ export function picture(path) {
     waiting.push(async () => {
       try {
         const response = await request(path);
+        // What is missing may come: it is asked for anew when it is needed again.
+        if (response.status === 404) urls.delete(path);
         resolve(response.status === 404 ? null : URL.createObjectURL(await response.blob()));
       } catch (error) {
         urls.delete(path);

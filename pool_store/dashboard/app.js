@@ -66,9 +66,12 @@ function changed(page = 0) {
   poll();
 }
 
-function state(kind, text) {
+/** The clock is apart, so that it is not read out every time. */
+function state(kind, text, now = "") {
+  const [, said, time] = $("state").children;
   $("state").className = `state ${kind}`;
-  write($("state").lastElementChild, text);
+  write(said, text);
+  write(time, now);
 }
 
 function failed(error) {
@@ -76,7 +79,11 @@ function failed(error) {
     askForToken(error);
     return;
   }
-  if (!(error instanceof Failed)) throw error;
+  if (!(error instanceof Failed)) {
+    reportError(error);
+    state("down", `This page has an error: ${error.message}`);
+    return;
+  }
   downSince ??= Date.now() / 1000;
   const reason = error.message === "no answer" ? "" : `: ${error.message}`;
   state("down", `Not answering since ${clock(downSince)}, retrying${reason}`);
@@ -111,7 +118,7 @@ async function poll() {
     if (mine !== turn) return;
     failures = 0;
     downSince = null;
-    state("live", `Live, ${clock(Date.now() / 1000)}`);
+    state("live", "Live", clock(Date.now() / 1000));
   } catch (error) {
     if (mine !== turn) return;
     wait = RETRY[Math.min(failures, RETRY.length - 1)];

@@ -1,6 +1,6 @@
 // One entry in full: the slider between the rainy image and its reward, where it comes from, how it got better.
 
-import { json, part, picture, show } from "./api.js";
+import { json, part, show } from "./api.js";
 import { clock, count, element, odds, reward, span, write } from "./format.js";
 import { Rise, shade } from "./plots.js";
 
@@ -165,9 +165,9 @@ export class Detail {
       button.setAttribute("aria-pressed", item.digest === this.shown());
       button.setAttribute("aria-label", `Reward of step ${item.step}, ${odds(item.log_odds)}`);
       write(button.lastChild, odds(item.log_odds));
-      const path = `v1/pools/${this.pool}/blobs/${item.digest}?width=${THUMB}`;
-      show(button.firstChild, path).then(async () => {
-        if (button.dataset.digest === item.digest) button.disabled = (await picture(path).catch(() => null)) === null;
+      const image = button.firstChild;
+      show(image, `v1/pools/${this.pool}/blobs/${item.digest}?width=${THUMB}`).then(() => {
+        button.disabled = image.dataset.state === "none";
       });
     });
   }

@@ -76,6 +76,8 @@ export class Gallery {
     card.source = `v1/pools/${pool}/sources/${part(entry.id)}?width=${WIDTH}`;
     card.reward = `v1/pools/${pool}/blobs/${best.digest}?width=${WIDTH}`;
     card.digest = best.digest;
+    const before = card.querySelector(".before");
+    if (changed && before.dataset.state === "none") delete before.dataset.path;
     if (card.inView) this.load(card);
     if (changed && marked) {
       card.classList.remove("changed");
@@ -97,7 +99,7 @@ export class Gallery {
 
   /** Whether somebody is at the cards, so that they should not be moved away. */
   inUse() {
-    return this.grid.matches(":focus-within") || (matchMedia("(hover: hover)").matches && this.grid.matches(":hover"));
+    return this.grid.matches(":has(:focus-visible)") || (matchMedia("(hover: hover)").matches && this.grid.matches(":hover"));
   }
 
   /** Whether these entries are the ones shown, in the same order. */
