@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -219,9 +220,9 @@ class ServiceSettings(_Closed):
 
     @field_validator("token")
     @classmethod
-    def _not_empty(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and not token.get_secret_value():
-            raise ValueError("the token is empty: give one, or leave it out")
+    def _fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and not re.fullmatch(r"[!-~]+", token.get_secret_value()):
+            raise ValueError("the token must be printable ASCII without spaces: give another one")
         return token
 
     @model_validator(mode="after")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import random
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
 from iqa_service.backends import ScoreBackend
-from iqa_service.errors import ScorerError
+from iqa_service.errors import ScorerBusy, ScorerError
 from iqa_service.scorer import Candidate
 from pool_store.blobs import digest_of
 from pool_store.client import Pool
 from pool_store.errors import PoolError
 from pool_store.schemas import Lineage, Offer
 from trainer.record import CandidateRecord
+
+_TRIES = 5
+"""Of a batch while the scorer has no room. The queue goes on meanwhile, and drops what is too much for it."""
+_LONGEST_WAIT_SECONDS = 5.0
+"""Before asking again, however long the scorer asks for: rewards grow stale."""
 
 
 @dataclass
@@ -28,7 +33,7 @@ class Recycled:
     dropped: int = 0
     """Because the queue was full."""
     lost: int = 0
-    """Because the scorer or the pool did not answer."""
+    """Because the scorer or the pool did not answer, or the scorer had no room time and again."""
 
 
 class Recycler:
@@ -107,17 +112,32 @@ class Recycler:
                 taken = [self._waiting.popleft() for _ in range(min(self._batch, len(self._waiting)))]
                 self._in_hand = len(taken)
             try:
-                self._recycle(taken)
+                self._recycle_patiently(taken)
                 self.problem = None
             except (ScorerError, PoolError) as problem:
                 # A service that is down costs rewards, not the run.
                 self.counts.lost += len(taken)
                 self.problem = str(problem)
-                time.sleep(0.5)
+                self._pause(0.5)
             finally:
                 with self._changed:
                     self._in_hand = 0
                     self._changed.notify_all()
+
+    def _recycle_patiently(self, taken: list[tuple[Candidate, Lineage]]) -> None:
+        for attempt in range(1, _TRIES + 1):
+            try:
+                self._recycle(taken)
+                return
+            except ScorerBusy as busy:
+                if attempt == _TRIES or self._closing:
+                    raise
+                # Not all workers at the same moment.
+                self._pause(min(busy.retry_after * random.uniform(1, 1.5), _LONGEST_WAIT_SECONDS))
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing, seconds)
 
     def _recycle(self, taken: list[tuple[Candidate, Lineage]]) -> None:
         scores = np.asarray(self._scorer.score([candidate for candidate, _ in taken]), np.float64)

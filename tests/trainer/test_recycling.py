@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from iqa_service.errors import ScorerError
+from iqa_service.errors import ScorerBusy, ScorerError
 from iqa_service.scorer import Candidate
 from pool_store.client import Pool, open_pool
 from pool_store.schemas import Lineage
@@ -31,11 +31,15 @@ class Brightness:
         self.open = threading.Event()
         self.open.set()
         self.fails = False
+        self.busy_times = 0
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         self.open.wait(10)
         if self.fails:
             raise ScorerError("the scorer is away: start it")
+        if self.busy_times:
+            self.busy_times -= 1
+            raise ScorerBusy("the scorer", 0.01)
         return np.array([candidate.image.mean() / 100 for candidate in candidates], np.float32)
 
     def close(self) -> None: ...
@@ -101,6 +105,32 @@ def test_a_scorer_that_is_away_costs_candidates_and_not_the_run(pool: Pool) -> N
     assert recycler.problem is None
     assert recycler.counts.lost == 1
     assert set(pool.entries(["a"])) == {"a"}
+
+
+def test_a_scorer_without_room_is_asked_again(pool: Pool) -> None:
+    scorer = Brightness()
+    scorer.busy_times = 3
+    recycler = Recycler(scorer, pool)
+    recycler.submit(*_candidate("a", 100))
+    assert recycler.flush()
+    recycler.close()
+    assert recycler.problem is None
+    assert (recycler.counts.scored, recycler.counts.lost) == (1, 0)
+    assert set(pool.entries(["a"])) == {"a"}
+
+
+def test_a_scorer_that_never_has_room_costs_candidates_and_holds_up_nobody(pool: Pool) -> None:
+    scorer = Brightness()
+    scorer.busy_times = 1_000_000
+    recycler = Recycler(scorer, pool, queue=2, batch=1)
+    for level in range(40):
+        recycler.submit(*_candidate(str(level), level))
+    assert recycler.flush()
+    recycler.close()
+    assert recycler.counts.scored == 0
+    assert recycler.counts.lost >= 1
+    assert recycler.counts.lost + recycler.counts.dropped == 40
+    assert "has no room" in (recycler.problem or "")
 
 
 def test_a_synchronous_recycler_lets_errors_through(pool: Pool) -> None:
