@@ -320,7 +320,9 @@ def test_says_when_the_service_is_gone_and_goes_on_when_it_is_back(
     page = visit(service.url)
     expect(page.locator(".card .odds")).to_have_text("+1.00")
     service.stop()
-    expect(page.locator("#state")).to_have_text(re.compile(r"^Not answering since \d\d:\d\d:\d\d, retrying))
+    expect(page.get_by_role("status").first).to_have_text(
+        re.compile(r"^Not answering since \d\d:\d\d:\d\d, retrying$")
+    )
     expect(page.locator(".card .odds")).to_have_text("+1.00")
     service.start()
     offer(pool, 0, 2, 2.0)
