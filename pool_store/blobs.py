@@ -1,49 +1,35 @@
-"""Images as content-addressed, lossless files: equal images are stored once, none is overwritten."""
+"""Images as content-addressed, lossless WebP: equal images are stored once, none is overwritten."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import os
 import time
-import uuid
-from collections.abc import Iterator, Set
-from pathlib import Path
-from typing import Protocol, TypeAlias
+from collections.abc import Collection, Iterable, Sequence, Set
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from pool_store.errors import PoolError
+from pool_store.errors import PoolError, PoolMissing
 from pool_store.schemas import Swept
+from pool_store.storage import Storage
 
 Image: TypeAlias = NDArray[np.uint8]
 """uint8 H,W,3 RGB."""
 
 LONGEST_SIDE = 16383
 """What lossless WebP can hold, in pixels."""
+SOURCES, MEANS = "sources/", "means/"
 
 
-class Blobs(Protocol):
-    """Where a pool keeps its images. Every method raises PoolError where the storage fails."""
+class Stored(NamedTuple):
+    """An image that has been put: its digest, and its bytes in the storage if it was not there before."""
 
-    def put(self, image: Image) -> str:
-        """Stores the image durably and returns its digest."""
-
-    def get(self, digest: str) -> Image:
-        """The image; PoolError where it is missing or not what its digest says."""
-
-    def touch(self, digest: str) -> bool:
-        """Whether the blob exists; if so its age starts anew, which keeps it from the next sweeps."""
-
-    def sweep(self, referenced: Set[str], older_than: float) -> Swept:
-        """Removes what is older than `older_than` seconds and not `referenced`, broken leftovers included."""
-
-    def usage(self) -> tuple[int, int]:
-        """Number of blobs and their bytes."""
+    digest: str
+    added: int
 
 
 def digest_of(image: Image) -> str:
@@ -57,53 +43,44 @@ def digest_of(image: Image) -> str:
     return digest.hexdigest()
 
 
-class DiskBlobs:
-    """Blobs as `ROOT/ab/abcd....webp`, where abcd... is the digest. Processes may share ROOT."""
+def encode(image: Image) -> bytes:
+    """Lossless WebP; PoolError where the image is too large for it."""
+    if max(image.shape) > LONGEST_SIDE:
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        raise PoolError(f"an image of {size} pixels is too large: the pool takes {LONGEST_SIDE} a side")
+    encoded = io.BytesIO()
+    # Two thirds of the bytes of PNG at level 1, and faster; a higher quality is slower and saves nothing.
+    Pillow.fromarray(image).save(encoded, "WEBP", lossless=True, method=0, quality=0)
+    return encoded.getvalue()
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
-        with self._storage("create"):
-            self.root.mkdir(parents=True, exist_ok=True)
 
-    def put(self, image: Image) -> str:
+class Blobs:
+    """A pool's images in its own part of a storage: candidates as `ab/abcd....webp`, where abcd... is the
+    digest; below `sources/` the rainy images, below `means/` which candidate is the mean of which."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def put(self, image: Image) -> Stored:
+        """Stores the image durably."""
         digest = digest_of(image)
-        if self.touch(digest):
-            return digest
-        if max(image.shape) > LONGEST_SIDE:
-            size = f"{image.shape[1]}x{image.shape[0]}"
-            raise PoolError(f"an image of {size} pixels is too large: the pool takes {LONGEST_SIDE} a side")
-        encoded = io.BytesIO()
-        # Two thirds of the bytes of PNG at level 1, and faster; a higher quality is slower and saves nothing.
-        Pillow.fromarray(image).save(encoded, "WEBP", lossless=True, method=0, quality=0)
-        path = self._path(digest)
-        with self._storage("write a blob to"):
-            if not path.parent.exists():
-                path.parent.mkdir(exist_ok=True)
-                _fsync_folder(self.root)
-            temporary = path.with_name(f"{uuid.uuid4().hex}.tmp")
-            try:
-                with open(temporary, "xb") as file:
-                    file.write(encoded.getbuffer())
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-            _fsync_folder(path.parent)
-        return digest
+        return Stored(digest, 0) if self.touch(digest) else self.put_encoded(digest, encode(image))
+
+    def put_encoded(self, digest: str, data: bytes) -> Stored:
+        """Stores lossless WebP whose decoded image has been found to have that digest."""
+        return Stored(digest, len(data) if self.storage.put(_key(digest), data) else 0)
+
+    def encoded(self, digest: str) -> bytes:
+        """The image as it is stored, lossless WebP, not looked into; PoolMissing where it is not there."""
+        try:
+            return self.storage.get(_key(digest))
+        except PoolMissing as error:
+            raise PoolMissing(f"{error}: restore it from a copy, or delete the pool") from None
 
     def get(self, digest: str) -> Image:
-        path = self._path(digest)
-        try:
-            with Pillow.open(path, formats=["WEBP"]) as file:
-                image = np.array(file.convert("RGB"))
-        except FileNotFoundError:
-            raise PoolError(f"blob {path} is missing: restore it from a copy, or delete the pool") from None
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-            raise PoolError(
-                f"blob {path} is corrupt ({error}): restore it from a copy, or delete the pool"
-            ) from None
+        """The image; PoolError where it is missing or not what its digest says."""
+        path = self.storage.path(_key(digest))
+        image = _decode(self.encoded(digest), path)
         if digest_of(image) != digest:
             raise PoolError(
                 f"blob {path} is corrupt (other pixels): restore it from a copy, or delete the pool"
@@ -111,57 +88,108 @@ class DiskBlobs:
         return image
 
     def touch(self, digest: str) -> bool:
-        with self._storage("use"):
-            try:
-                os.utime(self._path(digest))
-            except FileNotFoundError:
-                return False
-        return True
+        """Whether the image is there; if so its age starts anew, which keeps it from the next sweeps."""
+        return self.storage.touch(_key(digest))
 
-    def sweep(self, referenced: Set[str], older_than: float) -> Swept:
-        horizon = time.time() - older_than
+    def put_source(self, id: str, image: Image) -> None:
+        """Stores the rainy image of `id`, in place of an earlier one."""
+        key = _source(id)
+        self.storage.remove(key)
+        self.storage.put(key, encode(image))
+
+    def source_encoded(self, id: str) -> bytes:
+        """The rainy image as lossless WebP; PoolMissing where none was put."""
+        try:
+            return self.storage.get(_source(id))
+        except PoolMissing:
+            raise PoolMissing(f"no rainy image of '{id}' was put: it is optional") from None
+
+    def source(self, id: str) -> Image | None:
+        """The rainy image of `id`, None where none was put."""
+        try:
+            return _decode(self.source_encoded(id), self.storage.path(_source(id)))
+        except PoolMissing:
+            return None
+
+    def mean(self, digests: Sequence[str]) -> tuple[Stored, Image]:
+        """The mean of images of one size, rounded to uint8; made once, then known by its members."""
+        key = _mean(digests)
+        try:
+            digest = self.storage.get(key).decode()
+            return Stored(digest, 0), self.get(digest)
+        except PoolMissing:
+            images = [self.get(digest) for digest in digests]
+            if len({image.shape for image in images}) > 1:
+                raise PoolError(
+                    f"the candidates {digests[0]}, ... are of several sizes: use the best, not their mean"
+                ) from None
+            total = np.sum(images, axis=0, dtype=np.uint32)
+            image: Image = np.asarray((2 * total + len(images)) // (2 * len(images)), np.uint8)
+            stored = self.put(image)
+            self.storage.put(key, stored.digest.encode())
+            return stored, image
+
+    def sweep(self, referenced: Set[bytes], kept: Iterable[Sequence[str]], older_than: float) -> Swept:
+        """Removes what is older than `older_than` seconds and not needed, broken leftovers included.
+
+        Args:
+            referenced: raw digests of the images that are needed.
+            kept: the candidates of entries that have several, whose means are needed.
+        """
+        means = {_mean(digests) for digests in kept}
+        needed = set(referenced)
+        for key in means:
+            try:
+                needed.add(bytes.fromhex(self.storage.get(key).decode()))
+            except PoolMissing:
+                continue
         blobs = freed = 0
-        with self._storage("sweep"):
-            for file in self._files():
-                # Looked up here and not from the listing, since a put may have touched the blob since.
-                with contextlib.suppress(FileNotFoundError):
-                    status = os.stat(file)
-                    if Path(file).stem not in referenced and status.st_mtime <= horizon:
-                        os.unlink(file)
-                        blobs, freed = blobs + 1, freed + status.st_size
+        horizon = time.time() - older_than
+        for item in self.storage.items():
+            name = item.key.rpartition("/")[2].removesuffix(".webp")
+            spared = item.key.startswith(SOURCES) or item.key in means or _raw(name) in needed
+            if item.time <= horizon and not spared and self.storage.remove(item.key, older_than):
+                candidate = not item.key.startswith(MEANS)
+                blobs, freed = blobs + candidate, freed + candidate * item.size
         return Swept(blobs=blobs, bytes=freed)
 
     def usage(self) -> tuple[int, int]:
-        blobs = size = 0
-        with self._storage("list"):
-            for file in self._files():
-                with contextlib.suppress(FileNotFoundError):
-                    size += file.stat().st_size
-                    blobs += 1
-        return blobs, size
+        """Number of candidates and their bytes, by listing all."""
+        sizes = [item.size for item in self.storage.items() if not item.key.startswith((SOURCES, MEANS))]
+        return len(sizes), sum(sizes)
 
-    def _path(self, digest: str) -> Path:
-        return self.root / digest[:2] / f"{digest}.webp"
-
-    def _files(self) -> Iterator[os.DirEntry[str]]:
-        for folder in os.scandir(self.root):
-            if folder.is_dir():
-                yield from os.scandir(folder)
-
-    @contextlib.contextmanager
-    def _storage(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise PoolError(
-                f"cannot {what} {self.root}: {error.strerror or error}; see to that disk"
-            ) from error
+    def clear(self) -> None:
+        """Removes everything."""
+        for item in list(self.storage.items()):
+            self.storage.remove(item.key)
 
 
-def _fsync_folder(folder: Path) -> None:
-    """Makes new names in the folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def _key(digest: str) -> str:
+    return f"{digest[:2]}/{digest}.webp"
+
+
+def _source(id: str) -> str:
+    name = hashlib.sha256(id.encode()).hexdigest()
+    return f"{SOURCES}{name[:2]}/{name}.webp"
+
+
+def _mean(digests: Collection[str]) -> str:
+    name = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    return f"{MEANS}{name[:2]}/{name}"
+
+
+def _raw(name: str) -> bytes | None:
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        return bytes.fromhex(name)
+    except ValueError:
+        return None
+
+
+def _decode(data: bytes, path: str) -> Image:
+    try:
+        with Pillow.open(io.BytesIO(data), formats=["WEBP"]) as file:
+            return np.array(file.convert("RGB"))
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise PoolError(
+            f"blob {path} is corrupt ({error}): restore it from a copy, or delete the pool"
+        ) from None

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
-from urllib.parse import parse_qsl, quote, urlsplit
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import redis
+from pydantic import TypeAdapter, ValidationError
+from redis.cluster import RedisCluster
 
-from pool_store.blobs import DiskBlobs, Image
-from pool_store.embedded import EmbeddedPool
+from pool_store.blobs import Image
+from pool_store.embedded import open_embedded
 from pool_store.errors import PoolError
-from pool_store.schemas import Decision, Entry, HistoryItem, Offer, Stats, Swept, Verified
-from pool_store.store import CONNECTION, RewardPool
+from pool_store.host import DEFAULT, PoolHost
+from pool_store.ranking import Sort
+from pool_store.schemas import (
+    Decision,
+    Entry,
+    HistoryItem,
+    Offer,
+    PoolName,
+    PoolSettings,
+    Stats,
+    Swept,
+    Verified,
+)
+from pool_store.server import CONNECTION, Client, Server
+from pool_store.store import Kind
 
-KNOWN = "embedded:FOLDER, redis://HOST:PORT/DB?blobs=FOLDER, unix://SOCKET?blobs=FOLDER"
-
-
-Sort: TypeAlias = Literal["worst", "best", "recent"]
-Kind: TypeAlias = Literal["best", "mean"]
+KNOWN = (
+    "embedded:FOLDER, redis://HOST:PORT/DB?blobs=FOLDER, redis+cluster://HOST:PORT?blobs=s3://BUCKET/PREFIX, "
+    "unix://SOCKET?blobs=FOLDER, http://HOST:PORT"
+)
+_REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 
 
 class Pool(Protocol):
@@ -35,11 +50,18 @@ class Pool(Protocol):
     def offer_many(self, offers: Sequence[Offer]) -> list[Decision]: ...
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]: ...
     def entries_page(
-        self, sort: Sort, offset: int, limit: int, minimum: float | None = None, maximum: float | None = None
-    ) -> list[Entry]: ...
+        self,
+        sort: Sort,
+        offset: int,
+        limit: int,
+        minimum: float | None = None,
+        maximum: float | None = None,
+        contains: str | None = None,
+    ) -> tuple[list[Entry], int]: ...
     def history(self, id: str) -> list[HistoryItem]: ...
     def scan(self) -> Iterator[Entry]: ...
     def image(self, digest: str) -> Image: ...
+    def encoded(self, digest: str) -> bytes: ...
     def reward(self, id: str, kind: Kind = "best") -> tuple[str, Image]: ...
     def put_source(self, id: str, image: Image) -> None: ...
     def source(self, id: str) -> Image | None: ...
@@ -53,34 +75,93 @@ class Pool(Protocol):
     def close(self) -> None: ...
 
 
-def open_pool(spec: str, *, fingerprint: str, keep: int = 1) -> Pool:
+def open_pool(spec: str, *, fingerprint: str | None, keep: int = 1, history: int = 0) -> Pool:
     """Opens, or makes, the pool that `spec` names, for scorer `fingerprint` and `keep` candidates an image.
 
     `embedded:FOLDER` starts a server of its own; other processes of the machine join by the pool's `address`.
-    `redis://[USER:PASSWORD@]HOST:PORT/DB?blobs=FOLDER` uses a running Redis or Valkey, one database a pool,
-    with images in a folder that all its clients share. PoolError where the spec is unknown, the server
-    unreachable, or the pool another scorer's or of another `keep`.
+    `redis://[USER:PASSWORD@]HOST:PORT/DB?blobs=PLACE` uses a running Redis or Valkey (`rediss://` over TLS),
+    `redis+cluster://` a Redis Cluster, with images in a folder or object store that all its clients share.
+    `http://HOST:PORT[/NAME]` uses a pool's service, with the token in RGSUD_POOL_TOKEN.
+
+    Options at the end of the address: `pool=NAME` for one of several pools (else "main"); `fsync=everysec`
+    where a power cut may cost the last second (else `always`, which costs a wait for the disk a batch);
+    `subpools=N` shards of a pool that is made, for a cluster (else 1).
+
+    Args:
+        fingerprint: None takes the pool as it is, `keep` included; PoolMissing where there is none.
+        history: how many replacements an entry of a pool that is made remembers.
+
+    Raises:
+        PoolError: the spec is unknown, or the server unreachable.
+        PoolConflict: the pool is another scorer's or of another `keep`.
     """
-    scheme, _, rest = spec.partition(":")
-    if scheme == "embedded" and rest:
-        return EmbeddedPool(Path(rest), fingerprint=fingerprint, keep=keep)
-    if scheme in ("redis", "unix"):
-        return _open_redis(spec, fingerprint=fingerprint, keep=keep)
-    raise PoolError(f"unknown pool '{spec}': use one of {KNOWN}")
-
-
-def _open_redis(spec: str, *, fingerprint: str, keep: int) -> RewardPool:
+    if keep < 1:
+        raise PoolError(f"keep is {keep}: a pool keeps at least 1 candidate of each image")
+    settings = None
+    if fingerprint is not None:
+        settings = PoolSettings(fingerprint=fingerprint, keep=keep, history=history)
     url, _, query = spec.partition("?")
+    options = dict(parse_qsl(query))
+    name = options.pop("pool", DEFAULT)
+    try:
+        TypeAdapter(PoolName).validate_python(name)
+    except ValidationError:
+        raise PoolError(
+            f"'{name}' cannot name a pool: use at most 63 small letters, digits and '-'"
+        ) from None
+    host = open_host(f"{url}?{urlencode(options)}")
+    try:
+        return host.open(name) if settings is None else host.create(name, settings)[0]
+    except BaseException:
+        host.close()
+        raise
+
+
+def open_host(spec: str) -> PoolHost:
+    """The server that a spec names, with all its pools: see `open_pool`, without `pool=NAME` and `http://`."""
+    url, _, query = spec.partition("?")
+    scheme, _, rest = url.partition(":")
+    options = dict(parse_qsl(query))
+    unknown = sorted(set(options) - {"fsync", *(("blobs", "subpools") if scheme in _REDIS else ())})
+    if unknown:
+        raise PoolError(
+            f"unknown option '{unknown[0]}' in the address of {scheme}: use blobs, pool, fsync or subpools"
+        )
+    fsync = options.pop("fsync", "always")
+    if fsync not in ("always", "everysec"):
+        raise PoolError(f"a pool cannot be synced '{fsync}': use fsync=always or fsync=everysec")
+    if scheme == "embedded" and rest:
+        return open_embedded(Path(rest), fsync)
+    if scheme in _REDIS:
+        return _open_redis(url, fsync, options)
+    raise PoolError(f"unknown pool '{spec.rstrip('?')}': use one of {KNOWN}")
+
+
+def _open_redis(url: str, fsync: str, options: dict[str, str]) -> PoolHost:
     try:
         parts = urlsplit(url)
-        client = redis.Redis.from_url(url, **CONNECTION)
+        title = f"the pool at {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        place, shards = options.pop("blobs", ""), int(options.pop("subpools", "1"))
+        if not 1 <= shards <= 4096:
+            raise PoolError(f"{title} cannot be divided into {shards}: use 1 to 4096 sub-pools")
+        if not place:
+            raise PoolError(f"{title} needs a place for its images: end its address in ?blobs=FOLDER")
+        if parts.scheme.endswith("+cluster"):
+            server = Server(_cluster(url.replace("+cluster", "", 1), title), title)
+        else:
+            server = Server(redis.Redis.from_url(url, **CONNECTION), title)
     except ValueError as error:
         raise PoolError(f"a pool's address is wrong ({error}): use one of {KNOWN}") from error
-    name = f"the pool at {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    options = dict(parse_qsl(query))
-    folder = options.pop("blobs", "")
-    if not folder or "://" in folder or options:
-        raise PoolError(f"{name} needs one option, a folder for its images: end its address in ?blobs=FOLDER")
-    blobs = DiskBlobs(Path(folder).expanduser())
-    address = f"{url}?blobs={quote(str(blobs.root))}"
-    return RewardPool(client, blobs, fingerprint=fingerprint, keep=keep, name=name, address=address)
+    server.check(fsync)
+    location = place if "://" in place else str(Path(place).expanduser().resolve())
+
+    def address(name: str) -> str:
+        return f"{url}?blobs={quote(location)}&pool={name}&fsync={fsync}"
+
+    return PoolHost(server, location, address, subpools=shards, closing=server.close)
+
+
+def _cluster(url: str, title: str) -> Client:
+    """Unlike a plain client, one of a cluster connects as soon as it is made."""
+    with Server(redis.Redis(), title).answering():
+        return RedisCluster.from_url(url, **CONNECTION)

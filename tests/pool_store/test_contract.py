@@ -118,8 +118,8 @@ def test_opens_for_its_own_scorer_and_keep_only(backend: Any, make_offer: MakeOf
     assert scores(backend.open(), "a") == [1.0]
 
 
-@pytest.mark.parametrize("id", ["day/rain 1", "Größe/雨", "a:b{c}\n\\\"'", "x" * 5000])
-def test_ids_are_any_text(backend: Any, make_offer: MakeOffer, id: str) -> None:
+@pytest.mark.parametrize("id", ["day/rain 1", "Größe/雨", "rain (1)#2", "a{b}c/{d}", "x" * 256])
+def test_ids_are_relative_paths(backend: Any, make_offer: MakeOffer, id: str) -> None:
     pool = backend.open()
     pool.offer(make_offer(pool, id, 1.0, 1))
     assert [pool.peek([id]), list(pool.entries([id])), [entry.id for entry in pool.scan()]] == [
@@ -269,9 +269,8 @@ def test_restore_brings_back_the_pool_of_the_dump(
     assert pool.dump() == dump
     assert pool.entries("abc") == entries
     after = pool.stats()
-    assert after.model_copy(update={"blobs": 0, "blob_bytes": 0}) == stats.model_copy(
-        update={"blobs": 0, "blob_bytes": 0}
-    )
+    apart: dict[str, Any] = {"blobs": 0, "blob_bytes": 0, "ages": None}
+    assert after.model_copy(update=apart) == stats.model_copy(update=apart)
     np.testing.assert_array_equal(pool.image(entries["a"].best.digest), picture(0))
 
     # What the restore dropped is an orphan now, and what it brought back is not.
@@ -316,7 +315,7 @@ def test_restore_refuses_what_it_cannot_bring_back(backend: Any, make_offer: Mak
         ({}, f"1 of the dump's 1 images have been swept from .*, the first is {lost.digest}"),
         ({"fingerprint": "scorer-b"}, "the dump holds scores of scorer 'scorer-b'"),
         ({"keep": "2"}, "the dump keeps 2 candidates"),
-        ({"format": "0"}, "the dump has format 0"),
+        ({"format": "1"}, "the dump has format 1, not 2: use the version that wrote it"),
     ):
         with pytest.raises(PoolError, match=message):
             pool.restore({**old, "meta": {**old["meta"], **changes}})

@@ -1,0 +1,247 @@
+-- Decides a batch of offers, in their order, in one atomic step: the one way into a pool.
+-- ARGV: fingerprint of the client's pool, number of sources, the sources (stage (1), worker (2), run), then for
+-- every offer its id and, packed: flag, hash of the id (4), log-odds (8), digest (32), time (8), step (4), number
+-- of its source (2). Flags: S of another scorer than the pool's, C the image is known to be stored, F it is not.
+-- Returns, packed for every offer, a letter and the entry's best log-odds (NaN: none): r replaced, k kept,
+-- s stale, w would enter: nothing was done, see to the image and offer again with C.
+local FULL = 40         -- entries a bucket, on average; at most twice that in one, and Redis 7 packs up to 128
+local REMEMBERED = 2048 -- decisions at least, twice as many at most, whose replays are recognised
+local LATEST = 512
+local MINUTES = 1440
+local NONE = struct.pack('>d', 0 / 0)
+
+local bound = redis.call('HMGET', meta, 'fingerprint', 'keep', 'history', 'buckets', 'generation',
+  'sum', 'sum_rest', 'rewards', 'rewards_rest')
+if not bound[1] then
+  return redis.error_reply('the database was emptied while the pool was open')
+end
+local keep, history, buckets, generation = tonumber(bound[2]), tonumber(bound[3]), tonumber(bound[4]), bound[5]
+local ours = ARGV[1] == bound[1]
+local power = level(buckets)
+local clock = redis.call('TIME')
+
+-- Sums are kept as a double and what it lacks (Knuth's two-sum), or a million replacements would blur them.
+local sum, rewards = {tonumber(bound[6]), tonumber(bound[7])}, {tonumber(bound[8]), tonumber(bound[9])}
+local function add(total, value)
+  local high = total[1] + value
+  local part = high - total[1]
+  local rest = total[2] + ((total[1] - (high - part)) + (value - part))
+  total[1] = high + rest
+  total[2] = rest - (total[1] - high)
+end
+
+local bins = {}
+local function count(log_odds, sign)
+  local tail = math.exp(-math.abs(log_odds))
+  add(sum, sign * log_odds)
+  add(rewards, sign * (log_odds >= 0 and 1 / (1 + tail) or tail / (1 + tail)))
+  local bin = math.max(0, math.min(127, math.floor((log_odds + 16) * 4)))
+  bins[bin] = (bins[bin] or 0) + sign
+end
+
+-- Splits the next bucket in turn.
+local function grow()
+  local from, to = prefix .. 'b:' .. (buckets - power), prefix .. 'b:' .. buckets
+  local held, moved, gone = redis.call('HGETALL', from), {}, {}
+  for i = 1, #held, 2 do
+    if tonumber(redis.sha1hex(held[i]):sub(1, 8), 16) % (2 * power) == buckets then
+      moved[#moved + 1], moved[#moved + 2], gone[#gone + 1] = held[i], held[i + 1], held[i]
+    end
+  end
+  if gone[1] then
+    redis.call('HSET', to, unpack(moved))
+    redis.call('HDEL', from, unpack(gone))
+  end
+  buckets = buckets + 1
+  power = level(buckets)
+end
+
+local sources, stages, known = {}, {}, 2 + tonumber(ARGV[2])
+for i = 3, known do
+  stages[i - 2] = ARGV[i]:byte(1)
+end
+local function source(number)
+  if not sources[number] then
+    local key = prefix .. 'sources'
+    local place = redis.call('HGET', key, ARGV[2 + number])
+    if not place then
+      place = redis.call('HLEN', key)
+      redis.call('HSET', key, ARGV[2 + number], place)
+    end
+    sources[number] = struct.pack('>I3', tonumber(place))
+  end
+  return sources[number]
+end
+
+local ids, tags = {}, {}
+for i = known + 1, #ARGV, 2 do
+  ids[#ids + 1] = ARGV[i]
+  tags[#ids] = ARGV[i + 1]:sub(2, 21) -- hash, score and the digest's first 8 bytes
+end
+local scores = {}
+for i, score in ipairs(redis.call('ZMSCORE', best, unpack(ids))) do
+  scores[ids[i]] = tonumber(score or nil)
+end
+local replays, older = prefix .. 'replays:' .. generation, prefix .. 'replays:' .. (1 - generation)
+local answered = {}
+for _, key in ipairs({older, replays}) do
+  for i, letter in ipairs(redis.call('HMGET', key, unpack(tags))) do
+    answered[tags[i]] = letter or answered[tags[i]]
+  end
+end
+
+local entries = redis.call('ZCARD', best)
+local answers, remember, ranked, released, latest = {}, {}, {}, {}, {}
+local offers, replacements, stale, by_stage = 0, 0, 0, {}
+
+local function decide(id, tag, offer)
+  if not ours or offer:byte(1) == 83 then -- S
+    stale = stale + 1
+    return 's'
+  end
+  local hash, score = struct.unpack('>I4d', offer, 2)
+  local digest = offer:sub(14, 45)
+  local home = bucket(hash, buckets, power)
+  local record = redis.call('HGET', home, id)
+  local candidates, held, offered, replaced = {}, nil, 0, 0
+  if record then
+    offered, replaced = struct.unpack('>I3I3', record)
+    candidates[1] = {scores[id], record:sub(HEAD + 1, HEAD + BODY)}
+    for at = HEAD + BODY + 1, #record, MORE do
+      candidates[#candidates + 1] = {struct.unpack('>d', record, at), record:sub(at + 8, at + MORE - 1)}
+    end
+    for place = 1, #candidates do
+      if candidates[place][2]:sub(1, 32) == digest then
+        held = place
+      end
+    end
+  end
+
+  -- A client that lost the answer sends the offer again: it gets the same answer, and nothing is counted twice.
+  if held and candidates[held][1] == score then
+    return 'r'
+  elseif answered[tag] then
+    return answered[tag]
+  end
+
+  -- An image that is held already competes with itself, so that no image is kept twice.
+  local rival = held or (#candidates >= keep and #candidates)
+  local enters = not rival or score > candidates[rival][1]
+  if enters and offer:byte(1) == 70 then -- F
+    return 'w'
+  end
+  local number = struct.unpack('>I2', offer, 58)
+  local of_stage = by_stage[stages[number]] or {0, 0}
+  by_stage[stages[number]] = of_stage
+  offers, of_stage[1] = offers + 1, of_stage[1] + 1
+  if enters then
+    replacements, of_stage[2] = replacements + 1, of_stage[2] + 1
+    if rival then
+      local loser = table.remove(candidates, rival)
+      if not held then
+        released[#released + 1] = loser[2]:sub(1, 32) .. struct.pack('>I4', tonumber(clock[1]))
+      end
+    end
+    local place = 1
+    while candidates[place] and candidates[place][1] >= score do
+      place = place + 1
+    end
+    table.insert(candidates, place, {score, offer:sub(14, 57) .. source(number)})
+    latest[#latest + 1], latest[#latest + 2] = clock[1] .. '.' .. string.format('%06d', clock[2]), id
+    if place == 1 then
+      if scores[id] then
+        count(scores[id], -1)
+      end
+      count(score, 1)
+      scores[id] = score
+      ranked[#ranked + 1], ranked[#ranked + 2] = string.format('%.17g', score), id
+    end
+    if history > 0 then
+      -- time, step, stage, log-odds, digest; newest first
+      local item = offer:sub(46, 57) .. struct.pack('>Bd', stages[number], score) .. digest
+      local past = redis.call('HGET', prefix .. 'history', id) or ''
+      redis.call('HSET', prefix .. 'history', id, (item .. past):sub(1, history * #item))
+    end
+  end
+
+  local parts = {
+    struct.pack('>I3I3', math.min(offered + 1, 2 ^ 24 - 1), math.min(replaced + (enters and 1 or 0), 2 ^ 24 - 1)),
+    candidates[1][2],
+  }
+  for place = 2, #candidates do
+    parts[#parts + 1] = struct.pack('>d', candidates[place][1])
+    parts[#parts + 1] = candidates[place][2]
+  end
+  redis.call('HSET', home, id, table.concat(parts))
+  if not record then
+    entries = entries + 1
+    while entries > FULL * buckets do
+      grow()
+    end
+  end
+  local letter = enters and 'r' or 'k'
+  answered[tag] = letter
+  remember[#remember + 1], remember[#remember + 2] = tag, letter
+  return letter
+end
+
+for i = 1, #ids do
+  local letter = decide(ids[i], tags[i], ARGV[known + 2 * i])
+  local score = scores[ids[i]]
+  answers[i] = letter .. (score and struct.pack('>d', score) or NONE)
+end
+
+if ranked[1] then
+  redis.call('ZADD', best, unpack(ranked))
+  for bin, change in pairs(bins) do
+    if change ~= 0 then
+      redis.call('HINCRBY', prefix .. 'histogram', bin, change)
+    end
+  end
+end
+if latest[1] then
+  redis.call('ZADD', prefix .. 'latest', unpack(latest))
+  redis.call('ZREMRANGEBYRANK', prefix .. 'latest', 0, -LATEST - 1)
+end
+if released[1] then
+  redis.call('RPUSH', prefix .. 'released', unpack(released))
+end
+if stale > 0 then
+  redis.call('HINCRBY', meta, 'stale', stale)
+end
+if offers > 0 then
+  redis.call('HINCRBY', meta, 'offers', offers)
+  for stage, counts in pairs(by_stage) do
+    redis.call('HINCRBY', meta, 'stage:' .. stage .. ':offers', counts[1])
+    if counts[2] > 0 then
+      redis.call('HINCRBY', meta, 'stage:' .. stage .. ':replacements', counts[2])
+    end
+  end
+  if replacements > 0 then
+    redis.call('HINCRBY', meta, 'replacements', replacements)
+    redis.call('HSET', meta, 'buckets', buckets,
+      'sum', string.format('%.17g', sum[1]), 'sum_rest', string.format('%.17g', sum[2]),
+      'rewards', string.format('%.17g', rewards[1]), 'rewards_rest', string.format('%.17g', rewards[2]))
+  end
+
+  local timeline, minute = prefix .. 'timeline', math.floor(clock[1] / 60)
+  local before = redis.call('HGET', timeline, minute)
+  if before then
+    local o, r = before:match('(%d+) (%d+)')
+    redis.call('HSET', timeline, minute, (o + offers) .. ' ' .. (r + replacements))
+  else
+    redis.call('HSET', timeline, minute, offers .. ' ' .. replacements)
+    for _, old in ipairs(redis.call('HKEYS', timeline)) do
+      if tonumber(old) <= minute - MINUTES then
+        redis.call('HDEL', timeline, old)
+      end
+    end
+  end
+
+  redis.call('HSET', replays, unpack(remember))
+  if redis.call('HLEN', replays) >= REMEMBERED then
+    redis.call('DEL', older)
+    redis.call('HSET', meta, 'generation', 1 - generation)
+  end
+end
+return table.concat(answers)

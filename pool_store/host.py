@@ -1,0 +1,94 @@
+"""A server with the pools on it, by name, and one place for their images."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+
+from pool_store.blobs import Blobs
+from pool_store.errors import PoolUnavailable
+from pool_store.schemas import PoolSettings
+from pool_store.server import Server
+from pool_store.storage import Storage, open_storage
+from pool_store.store import REGISTRY, RewardPool
+
+DEFAULT = "main"
+"""The pool of an address that names none."""
+
+
+class PoolHost:
+    """The pools of one server. Safe to share between threads.
+
+    Args:
+        server: connected.
+        location: folder or URL of the images; each pool has its own part of it.
+        address: gives the spec of a pool by its name.
+        subpools: into how many shards to divide the pools that are made here.
+        closing: ends the connection to the server.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        location: str,
+        address: Callable[[str], str],
+        *,
+        subpools: int = 1,
+        closing: Callable[[], None],
+    ) -> None:
+        self.server = server
+        self._location = location
+        self._address = address
+        self._subpools = subpools
+        self._closing = closing
+        self._pools: dict[str, RewardPool] = {}
+        self._lock = threading.Lock()
+        self._storage: Storage = open_storage(location)
+
+    def names(self) -> list[str]:
+        """The pools there are, in order."""
+        with self.server.answering():
+            return sorted(name.decode() for name in self.server.client.smembers(REGISTRY))
+
+    def open(self, name: str = DEFAULT) -> RewardPool:
+        """The pool as it is; PoolMissing where there is none of that name. Stays open as long as the host."""
+        return self._get(name, None)
+
+    def create(self, name: str, settings: PoolSettings) -> tuple[RewardPool, bool]:
+        """The pool, made if need be, and whether it was; PoolConflict where it is another scorer's, or keeps
+        another number of candidates."""
+        pool = self._get(name, settings)
+        created, pool.created = pool.created, False
+        return pool, created
+
+    def drop(self, name: str) -> None:
+        """Removes a pool with its images; PoolMissing where there is none."""
+        self.open(name).drop()
+
+    def _get(self, name: str, settings: PoolSettings | None) -> RewardPool:
+        with self._lock:
+            pool = self._pools.get(name)
+            if pool is None or not pool.valid(settings):
+                pool = self._pools[name] = RewardPool(
+                    self.server,
+                    Blobs(open_storage(self._location, name)),
+                    name=name,
+                    settings=settings,
+                    address=self._address(name),
+                    subpools=self._subpools,
+                    closing=self.close,
+                )
+            return pool
+
+    def ping(self) -> None:
+        """PoolError unless the server answers and the storage takes, and gives back, a few bytes."""
+        self.server.ping()
+        key = f"ping-{uuid.uuid4().hex}"
+        self._storage.put(key, b"pong")
+        if not self._storage.remove(key):
+            raise PoolUnavailable(f"{self._storage.address} does not keep what is put: see to that storage")
+
+    def close(self) -> None:
+        """Ends the connection, and an embedded server; what the pools hold stays."""
+        self._closing()
