@@ -23,7 +23,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 from ray.util.metrics import Counter, Histogram
 
-from iqa_service.errors import ScorerAway
+from iqa_service.errors import ScorerAway, ScorerError
 from iqa_service.schemas import SCORER, TOKEN_VARIABLE, Answer, ScorerInfo, ServiceSettings, ViewCall
 
 _BATCHES_AT_ONCE = 2
@@ -137,6 +137,7 @@ def build_app(settings: ServiceSettings) -> serve.Application:
         max_ongoing_requests=settings.max_ongoing_requests,
         max_queued_requests=settings.max_queued_requests,
         backpressure_config=refusals,
+        max_constructor_retry_count=1,  # what cannot be opened once cannot be opened twice
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
         logging_config=_QUIET,
         **scaling,
@@ -166,8 +167,17 @@ def deploy_scorer(settings: ServiceSettings, name: str = "iqa", route_prefix: st
 
     Returns:
         What :func:`iqa_service.registry.open_scorer` takes: ``serve:NAME``.
+
+    Raises:
+        ScorerError: the scorer cannot be opened where it shall run, or there is no room for it.
     """
-    serve.run(build_app(settings), name=name, route_prefix=route_prefix if settings.http else None)
+    try:
+        serve.run(build_app(settings), name=name, route_prefix=route_prefix if settings.http else None)
+    except RuntimeError as problem:
+        deployments = serve.status().applications[name].deployments
+        said = deployments[SCORER].message if SCORER in deployments else str(problem)
+        told = [line for line in said.splitlines() if "ScorerError: " in line] or [said.strip()]
+        raise ScorerError(told[-1].rpartition("ScorerError: ")[2]) from problem
     return f"serve:{name}"
 
 

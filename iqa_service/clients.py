@@ -204,7 +204,7 @@ def _handle(app: str) -> DeploymentHandle[Any]:
             ) from None
     try:
         return serve.get_deployment_handle(SCORER, app)
-    except RayServeException:
+    except (KeyError, RayServeException):
         raise ScorerError(
             f"no scorer runs as '{app}' in this Ray cluster: deploy it with `serve deploy deploy/serve.yaml`"
         ) from None
