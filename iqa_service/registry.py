@@ -40,6 +40,7 @@ _LOCAL = {
     "daclip": "iqa_service.backends:open_released",
     "daclip-mix": "iqa_service.backends:open_mix",
     "cnniqa-live": "iqa_service.cnniqa:CnniqaBackend",
+    "ensemble": "iqa_service.ensemble:EnsembleBackend",
     "oracle": "iqa_service.controls:OracleBackend",
     "latest": "iqa_service.controls:LatestBackend",
     "random": "iqa_service.controls:RandomBackend",

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from iqa_service.cli import score
 from iqa_service.errors import ScorerError
 from pool_store.errors import PoolError
 from trainer.errors import TrainerError
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Learn to remove rain from photographs without paired data.",
 )
 console = Console(stderr=True)
+app.command()(score)
 
 
 @app.command()
