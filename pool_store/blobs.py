@@ -80,7 +80,7 @@ class Blobs:
     def get(self, digest: str) -> Image:
         """The image; PoolError where it is missing or not what its digest says."""
         path = self.storage.path(_key(digest))
-        image = _decode(self.encoded(digest), path)
+        image = decode(self.encoded(digest), path)
         if digest_of(image) != digest:
             raise PoolError(
                 f"blob {path} is corrupt (other pixels): restore it from a copy, or delete the pool"
@@ -107,7 +107,7 @@ class Blobs:
     def source(self, id: str) -> Image | None:
         """The rainy image of `id`, None where none was put."""
         try:
-            return _decode(self.source_encoded(id), self.storage.path(_source(id)))
+            return decode(self.source_encoded(id), self.storage.path(_source(id)))
         except PoolMissing:
             return None
 
@@ -185,7 +185,8 @@ def _raw(name: str) -> bytes | None:
         return None
 
 
-def _decode(data: bytes, path: str) -> Image:
+def decode(data: bytes, path: str) -> Image:
+    """The image in lossless WebP; PoolError that names `path` where it is damaged."""
     try:
         with Pillow.open(io.BytesIO(data), formats=["WEBP"]) as file:
             return np.array(file.convert("RGB"))

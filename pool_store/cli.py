@@ -56,7 +56,7 @@ def serve(
         tokens=Tokens.load(token_file),
         limits=Limits(body=body_megabytes << 20, pixels=megapixels * 1_000_000, rate=rate),
         access_log=access_log,
-        on_ready=lambda url: console.print(f"The reward pools: {url} (Ctrl-C ends the service)"),
+        on_ready=lambda url: console.print(f"The reward pools: {url} (Ctrl-C ends it)", soft_wrap=True),
     )
 
 
@@ -101,7 +101,7 @@ def sweep(
 
 @contextlib.contextmanager
 def _opened(spec: str) -> Iterator[Pool]:
-    with contextlib.closing(open_pool(spec, fingerprint=None, keep=None)) as pool:
+    with contextlib.closing(open_pool(spec, fingerprint=None)) as pool:
         yield pool
 
 

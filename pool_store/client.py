@@ -100,6 +100,10 @@ def open_pool(spec: str, *, fingerprint: str | None, keep: int = 1, history: int
     settings = None
     if fingerprint is not None:
         settings = PoolSettings(fingerprint=fingerprint, keep=keep, history=history)
+    if spec.startswith(("http:", "https:")):
+        from pool_store.http_client import HttpPool
+
+        return HttpPool(spec, settings=settings)
     url, _, query = spec.partition("?")
     options = dict(parse_qsl(query))
     name = options.pop("pool", DEFAULT)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from pool_store.blobs import Image, decode, digest_of, encode
 from pool_store.errors import PoolConflict, PoolError, PoolFull, PoolMissing, PoolUnavailable
+from pool_store.host import DEFAULT
 from pool_store.http.limits import ENTRIES_A_PAGE, IDS_A_REQUEST, OFFERS_A_REQUEST
 from pool_store.http.messages import (
     Decisions,
@@ -26,18 +27,9 @@ from pool_store.http.messages import (
     PoolInfo,
     Thresholds,
 )
-from pool_store.schemas import (
-    Decision,
-    Entry,
-    HistoryItem,
-    Kind,
-    Offer,
-    PoolSettings,
-    Sort,
-    Stats,
-    Swept,
-    Verified,
-)
+from pool_store.ranking import Sort
+from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings, Stats, Swept, Verified
+from pool_store.store import Kind
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -52,16 +44,16 @@ _KINDS = {404: PoolMissing, 409: PoolConflict, 429: PoolUnavailable, 503: PoolUn
 
 
 class HttpPool:
-    """The pool NAME of the service at `http[s]://HOST:PORT[/NAME]`, "default" where it is not named.
+    """The pool NAME of the service at `http[s]://HOST:PORT[/NAME]`, "main" where it is not named.
 
-    Made on the server where it is missing, unless `fingerprint` is None: then an existing pool is joined with
-    its own settings. The token comes from the environment variable RGSUD_POOL_TOKEN. Safe to share between
-    threads. Every method raises PoolError in one sentence: PoolUnavailable where the service is out of reach
-    or busy for `RETRY_SECONDS`. All but `sweep`, `verify` and `drop` is tried again until then, since the
-    service answers the same request twice as once.
+    Made on the server where it is missing, unless `settings` is None: then an existing pool is joined with
+    its own. The token comes from the environment variable RGSUD_POOL_TOKEN. Safe to share between threads.
+    Every method raises PoolError in one sentence: PoolUnavailable where the service is out of reach or busy
+    for `RETRY_SECONDS`. All but `sweep`, `verify` and `drop` is tried again until then, since the service
+    answers the same request twice as once. What the methods do, `RewardPool` says.
     """
 
-    def __init__(self, url: str, *, fingerprint: str | None, keep: int | None = 1) -> None:
+    def __init__(self, url: str, *, settings: PoolSettings | None) -> None:
         self.address = url
         base, name = _parts(url)
         self._name = f"the pool at {base}"
@@ -73,19 +65,16 @@ class HttpPool:
         except (ValueError, UnicodeError) as error:
             raise PoolError(f"{TOKEN} holds no token: copy it anew from where the pool is served") from error
         try:
-            info = self._open(fingerprint, keep)
+            info = self._open(settings)
         except BaseException:
             self._http.close()
             raise
         self.fingerprint, self.keep = info.fingerprint, info.keep
 
-    def _open(self, fingerprint: str | None, keep: int | None) -> PoolInfo:
-        if fingerprint is None:
+    def _open(self, settings: PoolSettings | None) -> PoolInfo:
+        if settings is None:
             return self._ask(PoolInfo, "GET", "")
-        if keep is not None and keep < 1:
-            raise PoolError(f"keep is {keep}: a pool keeps at least 1 candidate of each image")
-        settings: dict[str, Any] = {"fingerprint": fingerprint, "keep": keep or 1}
-        return self._ask(PoolInfo, "PUT", "", json=settings)
+        return self._ask(PoolInfo, "PUT", "", body=settings)
 
     def peek(self, ids: Iterable[str]) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
@@ -138,7 +127,7 @@ class HttpPool:
 
     def history(self, id: str) -> list[HistoryItem]:
         try:
-            return self._ask(EntryDetail, "GET", f"/entries/{quote(id)}").history
+            return self._ask(EntryDetail, "GET", f"/entries/{quote(id)}").history[::-1]
         except PoolMissing:
             return []
 
@@ -153,11 +142,14 @@ class HttpPool:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
 
+    def encoded(self, digest: str) -> bytes:
+        return self._send("GET", f"/blobs/{digest}").content
+
     def image(self, digest: str) -> Image:
-        return self._image(f"/blobs/{digest}", f"blob {digest}")[1]
+        return self._image(f"/blobs/{digest}")[1]
 
     def reward(self, id: str, kind: Kind = "best") -> tuple[str, Image]:
-        return self._image(f"/rewards/{quote(id)}", f"the reward of '{id}'", {"kind": kind})
+        return self._image(f"/rewards/{quote(id)}", {"kind": kind})
 
     def put_source(self, id: str, image: Image) -> None:
         headers = {"content-type": "image/webp"}
@@ -168,7 +160,7 @@ class HttpPool:
             response = self._send("GET", f"/sources/{quote(id)}")
         except PoolMissing:
             return None
-        return decode(response.content, f"the source of '{id}'")
+        return decode(response.content, f"of the rainy image of '{id}' of {self._name}")
 
     def stats(self) -> Stats:
         return self._ask(Stats, "GET", "/stats")
@@ -198,18 +190,19 @@ class HttpPool:
         """Ends the connections; the pool stays."""
         self._http.close()
 
-    def _image(self, path: str, what: str, params: dict[str, Any] | None = None) -> tuple[str, Image]:
+    def _image(self, path: str, params: dict[str, str] | None = None) -> tuple[str, Image]:
         response = self._send("GET", path, params=params)
-        image = decode(response.content, what)
         digest = response.headers.get("etag", "").strip('"')
+        what = f"{digest} of {self._name}"
+        image = decode(response.content, what)
         if digest_of(image) != digest:
-            raise PoolError(f"{what} is corrupt at {self._name}: see 'rgsud pool verify {self.address}'")
+            raise PoolError(f"blob {what} is corrupt (other pixels): see 'rgsud pool verify'")
         return digest, image
 
     def _ask(self, kind: type[M], method: str, path: str, body: BaseModel | None = None, **options: Any) -> M:
         if body is not None:
             options |= {
-                "content": body.model_dump_json(exclude_unset=True),
+                "content": body.model_dump_json(exclude_defaults=True),
                 "headers": {"content-type": "application/json"},
             }
         response = self._send(method, path, **options)
@@ -267,7 +260,7 @@ def _parts(url: str) -> tuple[str, str]:
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         raise wrong from None
-    name = parts.path.strip("/") or "default"
+    name = parts.path.strip("/") or DEFAULT
     if not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment or "/" in name:
         raise wrong
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

@@ -104,6 +104,8 @@ class Server:
                 remedy = "give the address of its primary"
             elif isinstance(error, OutOfMemoryError):
                 kind, remedy = PoolFull, "give its server more memory"
+            elif "NOREPLICAS" in reason or "MASTERDOWN" in reason:
+                remedy = "see to its replicas"
             elif "MISCONF" in reason or "No space left" in reason:
                 kind, remedy = PoolFull, "make room on the disk of its server"
             elif isinstance(error, redis.ResponseError):

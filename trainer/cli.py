@@ -15,8 +15,10 @@ from rich.table import Table
 
 from iqa_service.cli import score
 from iqa_service.errors import ScorerError
+from iqa_service.serve_cli import app as scorer_commands
 from pool_store.errors import PoolError
 from trainer.errors import TrainerError
+from trainer.pool_commands import app as pool_commands
 
 app = typer.Typer(
     add_completion=False,
@@ -24,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Learn to remove rain from photographs without paired data.",
 )
+app.add_typer(pool_commands, name="pool")
+app.add_typer(scorer_commands, name="scorer")
 console = Console(stderr=True)
 app.command()(score)
 

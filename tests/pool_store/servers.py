@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 import redis
+import uvicorn
+from starlette.types import ASGIApp
 
 
 def free_port() -> int:
@@ -79,3 +82,18 @@ def redis_cluster(folder: Path, masters: int = 3) -> Iterator[list[int]]:
             "the cluster does not form",
         )
         yield ports
+
+
+@contextlib.contextmanager
+def serving(app: ASGIApp) -> Iterator[int]:
+    """Serves an application from a thread at a free port, which it gives."""
+    config = uvicorn.Config(app, port=0, log_level="warning", proxy_headers=False, server_header=False)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started, "the service does not start")
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
