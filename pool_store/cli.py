@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from pool_store.client import Pool, open_pool
@@ -49,15 +50,16 @@ def serve(
     from pool_store.http.security import Tokens
     from pool_store.http.server import serve as run
 
-    run(
-        pool_spec,
-        host=host,
-        port=port,
-        tokens=Tokens.load(token_file),
-        limits=Limits(body=body_megabytes << 20, pixels=megapixels * 1_000_000, rate=rate),
-        access_log=access_log,
-        on_ready=lambda url: console.print(f"The reward pools: {url} (Ctrl-C ends it)", soft_wrap=True),
-    )
+    with _plain_warnings():
+        run(
+            pool_spec,
+            host=host,
+            port=port,
+            tokens=Tokens.load(token_file),
+            limits=Limits(body=body_megabytes << 20, pixels=megapixels * 1_000_000, rate=rate),
+            access_log=access_log,
+            on_ready=lambda url: console.print(f"The reward pools: {url} (Ctrl-C ends it)", soft_wrap=True),
+        )
 
 
 @app.command()
@@ -73,12 +75,13 @@ def verify(pool: Spec, json: Json = False) -> None:
     """Read every image that the pool refers to; exit code 1 where one is missing or damaged."""
     with _opened(pool) as opened:
         found = opened.verify()
-    table = Table(title=f"{found.entries} entries, {found.candidates} images, {len(found.damaged)} damaged")
+    table = Table(title="Damaged")
     for heading in ("image", "digest", "problem"):
         table.add_column(heading, overflow="fold")
     for damage in found.damaged:
         table.add_row(damage.id, damage.digest[:12], damage.problem)
-    _print(found, table, json)
+    summary = f"{found.entries} entries, {found.candidates} images, {len(found.damaged)} damaged"
+    _print(found, Group(summary, table) if found.damaged else summary, json)
     if not found.whole:
         sys.exit(1)
 
@@ -101,22 +104,32 @@ def sweep(
 
 @contextlib.contextmanager
 def _opened(spec: str) -> Iterator[Pool]:
-    with contextlib.closing(open_pool(spec, fingerprint=None)) as pool:
+    with _plain_warnings(), contextlib.closing(open_pool(spec, fingerprint=None)) as pool:
         yield pool
 
 
-def _print(found: BaseModel, table: Table, json: bool) -> None:
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as sentences, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: console.print(
+            f"[yellow]rgsud:[/yellow] {message}", highlight=False, soft_wrap=True
+        )
+        yield
+
+
+def _print(found: BaseModel, shown: RenderableType, json: bool) -> None:
     if json:
         print(found.model_dump_json(indent=2))
     else:
-        Console().print(table)
+        Console().print(shown)
 
 
 def _figures(stats: Stats) -> Table:
     table = Table(title="Reward pool", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    rows = {
+    rows: dict[str, str | None] = {
         "images with a reward": f"{stats.entries}" + (f" of {stats.size}" if stats.size else ""),
         "coverage": None if stats.coverage is None else f"{stats.coverage:.1%}",
         "offers": f"{stats.offers}",
@@ -125,16 +138,15 @@ def _figures(stats: Stats) -> Table:
         "stale": f"{stats.stale}",
         "mean reward": None if stats.mean_reward is None else f"{stats.mean_reward:.4f}",
         "mean log-odds": None if stats.mean_log_odds is None else f"{stats.mean_log_odds:.3f}",
-        "log-odds at 5, 50, 95 %": stats.quantiles
-        and f"{stats.quantiles.p05:.3f}, {stats.quantiles.p50:.3f}, {stats.quantiles.p95:.3f}",
         "stored": f"{stats.blobs} images, {_bytes(stats.blob_bytes)}",
-        "age: newest, median, oldest": stats.ages
-        and ", ".join(_age(age) for age in (stats.ages.newest, stats.ages.median, stats.ages.oldest)),
-        **{
-            f"stage {stage}": f"{of.replacements} of {of.offers} offers replaced"
-            for stage, of in stats.per_stage.items()
-        },
     }
+    if at := stats.quantiles:
+        rows["log-odds at 5, 50, 95 %"] = f"{at.p05:.3f}, {at.p50:.3f}, {at.p95:.3f}"
+    if ages := stats.ages:
+        shown = (_age(seconds) for seconds in (ages.newest, ages.median, ages.oldest))
+        rows["age: newest, median, oldest"] = ", ".join(shown)
+    for stage, of in stats.per_stage.items():
+        rows[f"stage {stage}"] = f"{of.replacements} of {of.offers} offers replaced"
     for name, value in rows.items():
         if value is not None:
             table.add_row(name, value)

@@ -196,5 +196,5 @@ def main() -> None:
         console.print("[yellow]rgsud: interrupted; a training run has been saved, continue it with --resume.")
         sys.exit(130)
     except typer.TyperException as problem:
-        console.print(f"[red]rgsud:[/red] {problem}", highlight=False, soft_wrap=True)
+        console.print(f"[red]rgsud:[/red] {problem.format_message()}", highlight=False, soft_wrap=True)
         sys.exit(2)

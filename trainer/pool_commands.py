@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pool_store.cli import Spec, app, console
+from pool_store.cli import Spec, console
+from pool_store.cli import app as app
 from pool_store.client import Pool, open_pool
 from pool_store.schemas import Offer
 
@@ -45,8 +46,10 @@ def rescore(
 def rescore_pool(
     source: Pool, target: Pool, scorer: ScoreBackend, on_progress: Callable[[int], object] = lambda _: None
 ) -> int:
-    """Scores every candidate of `source` with `scorer` and offers it to `target`, with its image, its rainy image
-    where there is one, and its lineage. Returns the number of entries; may be run again after it was broken off.
+    """Scores every candidate of `source` with `scorer` and offers it to `target`.
+
+    Image, lineage, and the rainy image where there is one, go with it. Returns the number of entries; may be
+    run again after it was cut short.
 
     Raises:
         PoolError: `target` is another scorer's, an image is missing or damaged, or a pool fails.
