@@ -21,7 +21,6 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from iqa_service.backends import LocalBackend
-from iqa_service.consistency import ConsistentBackend
 from iqa_service.daclip import DaCLIP, Rule
 from iqa_service.ingress import make_api
 from iqa_service.schemas import ServiceSettings
@@ -49,7 +48,7 @@ OPERATIONS = [
 def api() -> Any:
     torch.manual_seed(0)
     scorer = DaclipScorer(DaCLIP(CONFIG, image_tower=False), Rule(), "tiles", "test")
-    return make_api(ScoringService(ConsistentBackend(LocalBackend(scorer), 0.1)), LIMITS)
+    return make_api(ScoringService(LocalBackend(scorer)), LIMITS)
 
 
 @pytest.fixture(scope="module")
