@@ -5,7 +5,7 @@ import { Detail } from "./detail.js";
 import { clock, count, element, write } from "./format.js";
 import { Gallery, note } from "./gallery.js";
 import { Histogram, Timeline, showStages } from "./plots.js";
-import { Tiles } from "./tiles.js";
+import { showTiles } from "./tiles.js";
 
 const EVERY = 2500;
 const HIDDEN = 30_000;
@@ -25,7 +25,6 @@ let timer = null;
 let turn = 0;
 let firstPage = true;
 
-const tiles = new Tiles($("tiles"));
 const histogram = new Histogram($("scores"), (low, high) => {
   [tools.minimum.value, tools.maximum.value] = [low, high];
   changed();
@@ -34,17 +33,19 @@ const timeline = new Timeline($("timeline"));
 const gallery = new Gallery($("grid"), (id) => detail.open(pool, id).catch(failed));
 const detail = new Detail($("detail"), (id, by) => gallery.neighbour(id, by), remember);
 
-for (const name of ["sort", "contains", "minimum", "maximum"]) {
-  if (wanted.has(name)) tools[name].value = wanted.get(name);
+// By their names in the API. No field may be called "contains": the form would lose its method of that name.
+const FILTERS = { contains: tools.part, minimum: tools.minimum, maximum: tools.maximum };
+for (const [name, field] of Object.entries({ sort: tools.sort, ...FILTERS })) {
+  if (wanted.has(name)) field.value = wanted.get(name);
 }
 
 function filtered() {
-  return ["contains", "minimum", "maximum"].some((name) => tools[name].value !== "");
+  return Object.values(FILTERS).some((field) => field.value !== "");
 }
 
 function query() {
   const made = new URLSearchParams({ sort: tools.sort.value, offset, limit: PAGE });
-  for (const name of ["contains", "minimum", "maximum"]) if (tools[name].value !== "") made.set(name, tools[name].value);
+  for (const [name, field] of Object.entries(FILTERS)) if (field.value !== "") made.set(name, field.value);
   return made;
 }
 
@@ -150,7 +151,7 @@ async function refresh(current) {
   }
   $("empty").hidden = true;
   $("main").hidden = false;
-  tiles.update(stats);
+  showTiles($("tiles"), stats);
   histogram.update({ histogram: stats.histogram, quantiles: stats.quantiles });
   timeline.update(stats.timeline);
   showStages($("stages").lastElementChild, stats.per_stage);
@@ -217,7 +218,7 @@ tools.addEventListener("input", (event) => {
 });
 tools.addEventListener("submit", (event) => event.preventDefault());
 $("clear").addEventListener("click", () => {
-  for (const name of ["contains", "minimum", "maximum"]) tools[name].value = "";
+  for (const field of Object.values(FILTERS)) field.value = "";
   changed();
 });
 const turnPage = (by) => {

@@ -75,6 +75,8 @@ export class Detail {
     for (const button of this.dialog.querySelectorAll("[data-go]")) {
       button.disabled = !this.neighbour(id, Number(button.dataset.go));
     }
+    // Only what is shown can have the focus from the start.
+    this.compare.classList.remove("alone");
     if (!this.dialog.open) this.dialog.showModal();
     this.moved(id);
     await this.refresh();
