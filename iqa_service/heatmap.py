@@ -86,8 +86,8 @@ def draw_heatmap(image: Image, field: NDArray[np.float32], title: str, path: Pat
     bar = figure.colorbar(shown, ax=[plain, marked], fraction=0.04, pad=0.01, aspect=30)
     bar.solids.set_alpha(1)
     bar.set_label("log-odds")
-    bar.ax.set_title("looks clean", fontsize="small")
-    bar.ax.set_xlabel("looks degraded", fontsize="small")
+    bar.ax.set_title("looks cleaner", fontsize="small")
+    bar.ax.set_xlabel("looks more degraded", fontsize="small")
     for axes in (plain, marked):
         axes.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,18 @@
+from typing import ClassVar
+
 import numpy as np
 import PIL.Image
 import pytest
 import torch
 
+from iqa_service import daclip as module
 from iqa_service.backends import LocalBackend
 from iqa_service.controls import psnr_y
 from iqa_service.daclip import WORDS, Rule
 from iqa_service.errors import ScorerError
 from iqa_service.registry import open_scorer
 from iqa_service.scorer import Candidate, DaclipScorer
+from iqa_service.views import tiles
 
 
 @pytest.fixture
@@ -42,6 +46,51 @@ def test_any_daclip_opens_by_its_path(full_daclip, tmp_path, china):
     assert tiles.fingerprint == by_hand.fingerprint != centre.fingerprint
     assert tiles.score([candidate]) == pytest.approx(by_hand.score([candidate]), abs=1e-3)
     assert centre.score([candidate]) != pytest.approx(tiles.score([candidate]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("daclip", "daclip_ViT-B-32.pt"), ("daclip-mix", "daclip_ViT-B-32_mix.pt")]
+)
+def test_the_released_weights_come_from_the_hub(name, file, full_daclip, tmp_path, monkeypatch, china):
+    torch.save(full_daclip.state_dict(), tmp_path / "released.pt")
+    asked = []
+
+    def download(repository, file):
+        asked.append((repository, file))
+        return str(tmp_path / "released.pt")
+
+    monkeypatch.setattr(module.huggingface_hub, "hf_hub_download", download)
+    scorer = open_scorer(f"local:{name}?views=tiles&words=rain-like")
+    assert set(asked) == {("weblzw/daclip-uir-ViT-B-32-irsde", file)}
+    assert scorer.name == name
+    rule = Rule(words=WORDS, degraded=("rainy", "raindrop", "snowy", "hazy"))
+    by_hand = LocalBackend(DaclipScorer(full_daclip, rule, "tiles", name))
+    assert scorer.fingerprint == by_hand.fingerprint
+    assert scorer.score([Candidate("a", china)]) == pytest.approx(
+        by_hand.score([Candidate("a", china)]), abs=1e-3
+    )
+
+
+def test_views_of_all_candidates_share_batches_of_bounded_size(china, flower):
+    class Counting:
+        name = fingerprint = "counting"
+        batches: ClassVar[list[int]] = []
+
+        def views(self, image):
+            return tiles(image, 32)
+
+        def score(self, views):
+            self.batches.append(len(views))
+            return views.mean((1, 2, 3, 4)).astype(np.float32)
+
+    images = [china, flower[:100, :90].copy(), *[flower[:64, :64].copy()] * 100]
+    for image in images:
+        image.setflags(write=False)
+    scores = LocalBackend(Counting()).score([Candidate(str(n), image) for n, image in enumerate(images)])
+    assert scores == pytest.approx([tiles(image, 32).mean() for image in images], rel=1e-5)
+    assert sum(Counting.batches) == sum(len(tiles(image, 32)) for image in images)
+    assert len(Counting.batches) == 2
+    assert max(Counting.batches) < 350
 
 
 def test_the_oracle_scores_by_the_truth(truth, china, flower):

@@ -4,7 +4,7 @@ import torch
 
 from iqa_service.daclip import WORDS, Rule
 from iqa_service.errors import ScorerError
-from iqa_service.scorer import DaclipScorer, log_odds, open_daclip
+from iqa_service.scorer import DaclipScorer, choose_words, log_odds, open_daclip
 
 RULE = Rule(words=WORDS, degraded=("rainy",))
 
@@ -89,3 +89,39 @@ def test_an_unknown_device_is_named(full_daclip, tmp_path):
     torch.save(full_daclip.state_dict(), tmp_path / "daclip.pt")
     with pytest.raises(ScorerError, match="device 'gpu0' cannot be used"):
         open_daclip(tmp_path / "daclip.pt", device="gpu0")
+
+
+def test_bfloat16_scores_nearly_alike_whatever_else_is_in_the_batch(daclip, china, flower):
+    exact = DaclipScorer(daclip, RULE, "tiles", "test", tiles=6)
+    half = DaclipScorer(daclip, RULE, "tiles", "test", tiles=6, precision="bfloat16")
+    batch = np.stack([half.views(image) for image in (flower, china, flower[::-1].copy())])
+    assert half.score(batch) == pytest.approx(exact.score(batch), abs=0.3)
+    assert half.score(batch) != pytest.approx(exact.score(batch), abs=1e-6)
+    assert half.score(batch)[1] == pytest.approx(half.score(batch[1:2])[0], abs=0.1)
+    assert daclip.visual_control.proj.dtype == torch.float32
+
+
+def test_the_fingerprint_tells_precision_and_number_of_tiles_apart(daclip):
+    prints = {
+        DaclipScorer(daclip, RULE, "tiles", "test", **options).fingerprint
+        for options in ({}, {"tiles": 8}, {"precision": "bfloat16"})
+    }
+    assert len(prints) == 3
+
+
+def test_few_tiles_of_a_large_image_are_scored(daclip, china):
+    scorer = DaclipScorer(daclip, RULE, "tiles", "test", tiles=4)
+    assert scorer.views(china).shape == (4, 32, 32, 3)
+
+
+def test_the_words_that_count_are_a_setting(daclip):
+    taught = Rule(words=(*WORDS, "clean"), degraded=WORDS, views="tiles")
+    assert choose_words(taught, "rainy").degraded == ("rainy",)
+    assert choose_words(taught, "rain-like").degraded == ("rainy", "raindrop", "snowy", "hazy")
+    assert choose_words(taught, "degraded") == taught
+    assert choose_words(taught, "rainy,snowy").degraded == ("rainy", "snowy")
+    assert choose_words(taught, "rainy").views == "tiles"
+    with pytest.raises(ScorerError, match="does not know 'reiny', did you mean 'rainy'"):
+        choose_words(taught, "reiny")
+    with pytest.raises(ScorerError, match="was not taught it: write words=rainy"):
+        choose_words(RULE, "degraded")

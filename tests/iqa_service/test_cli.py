@@ -1,0 +1,132 @@
+"""The command ``rgsud score``, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from iqa_service.backends import LocalBackend
+from iqa_service.consistency import inconsistency
+from iqa_service.heatmap import tile_scores
+from iqa_service.rain import add_rain, random_look
+from iqa_service.registry import open_scorer
+from iqa_service.scorer import Candidate
+from iqa_service.views import Image
+from trainer.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path: Path, china: Image, flower: Image) -> Path:
+    (tmp_path / "images/city").mkdir(parents=True)
+    PIL.Image.fromarray(china).save(tmp_path / "images/city/china.png")
+    PIL.Image.fromarray(flower).save(tmp_path / "images/flower.png")
+    return tmp_path / "images"
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["rgsud", "score", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_json_has_the_scores_of_the_scorer(monkeypatch, capsys, folder: Path, china: Image) -> None:
+    assert run(monkeypatch, folder, folder / "flower.png", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    lite = open_scorer("local:daclip-lite")
+    assert (said["scorer"], said["fingerprint"]) == ("daclip-lite", lite.fingerprint)
+    assert [row["image"] for row in said["scores"]] == [
+        "city/china",
+        "flower",
+        (folder / "flower.png").as_posix(),
+    ]
+    row = said["scores"][0]
+    assert row["log_odds"] == pytest.approx(float(lite.score([Candidate("a", china)])[0]), abs=1e-3)
+    assert row["reward"] == pytest.approx(1 / (1 + math.exp(-row["log_odds"])))
+    assert row["report"] == pytest.approx(1 - row["reward"])
+
+
+def test_the_table_names_each_image(monkeypatch, capsys, folder: Path) -> None:
+    assert run(monkeypatch, folder, "--scorer", "local:random?seed=4") == 0
+    said = capsys.readouterr().out
+    expected = open_scorer("local:random?seed=4")
+    image = np.asarray(PIL.Image.open(folder / "flower.png"))
+    assert f"{expected.score([Candidate('flower', image)])[0]:+.3f}" in said
+    assert "city/china" in said
+
+
+def test_what_cannot_be_read_costs_no_other_image(monkeypatch, capsys, folder: Path, tmp_path: Path) -> None:
+    (folder / "text.png").write_text("no image")
+    code = run(monkeypatch, folder, tmp_path / "absent.png", "--json", "--scorer", "local:random")
+    said = capsys.readouterr()
+    assert code == 2
+    assert len(json.loads(said.out)["scores"]) == 2
+    assert "2 of 4 not scored: cannot read" in said.err
+    assert "text.png' as an image" in said.err
+
+
+def test_what_the_scorer_refuses_costs_no_other_image(monkeypatch, capsys, folder: Path) -> None:
+    PIL.Image.new("RGB", (1, 300)).save(folder / "strip.png")
+    code = run(monkeypatch, folder, "--json")
+    said = capsys.readouterr()
+    assert code == 2
+    assert [row["image"] for row in json.loads(said.out)["scores"]] == ["city/china", "flower"]
+    assert "1 of 3 not scored: an image of 1 x 300 pixels is a strip" in said.err
+
+
+def test_the_rainy_image_is_found_by_name(monkeypatch, capsys, folder: Path, tmp_path: Path, china) -> None:
+    rng = np.random.default_rng(0)
+    rainy = add_rain(china, random_look(rng), rng)
+    (tmp_path / "rainy/city").mkdir(parents=True)
+    PIL.Image.fromarray(rainy).save(tmp_path / "rainy/city/china.png")
+    spec = "local:random?consistency=0.5"
+    code = run(monkeypatch, folder, "--json", "--scorer", spec, "--rainy", tmp_path / "rainy")
+    said = capsys.readouterr()
+    plain = open_scorer("local:random").score([Candidate("city/china", china)])[0]
+    (row,) = json.loads(said.out)["scores"]
+    assert row["log_odds"] == pytest.approx(plain - 0.5 * inconsistency(china, rainy), abs=1e-4)
+    assert code == 2
+    assert "no rainy image 'flower'" in said.err
+
+
+def test_the_reference_of_an_ensemble(monkeypatch, capsys, folder: Path, tmp_path: Path, china) -> None:
+    for number in range(8):
+        PIL.Image.fromarray(china[number:]).save(folder / f"{number}.png")
+    of = "local:ensemble?of=random(seed=1),random(seed=2)"
+    made = tmp_path / "reference.json"
+    assert run(monkeypatch, folder, "--scorer", of, "--reference-out", made) == 0
+    assert "10 images" in capsys.readouterr().err
+    assert run(monkeypatch, folder, "--scorer", f"{of}&reference={made}", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["scores"]) == 10
+    assert run(monkeypatch, folder, "--scorer", "local:random", "--reference-out", made) == 2
+    assert "--reference-out needs --scorer" in capsys.readouterr().err
+
+
+def test_the_heatmap_is_worst_where_it_rains(monkeypatch, capsys, folder: Path, tmp_path: Path) -> None:
+    image = np.asarray(PIL.Image.open(folder / "flower.png"))
+    rng = np.random.default_rng(0)
+    half = image.copy()
+    half[:, 160:] = add_rain(image, random_look(rng, 2), rng)[:, 160:]
+    PIL.Image.fromarray(half).save(tmp_path / "half.png")
+    lite = open_scorer("local:daclip-lite")
+    assert isinstance(lite, LocalBackend)
+    field = tile_scores(lite, Candidate("half", half))
+    assert field.shape == half.shape[:2]
+    assert field[:, :130].mean() > field[:, 190:].mean() + 1
+    target = tmp_path / "maps/half.png"
+    assert run(monkeypatch, tmp_path / "half.png", "--heatmap", target) == 0
+    drawn = np.asarray(PIL.Image.open(target).convert("RGB")).astype(int)
+    assert min(drawn.shape[:2]) > 300
+    red = drawn[..., 0] - drawn[..., 2]  # of the scores' half of the picture: red where it rains
+    marked = red[100:-100, drawn.shape[1] // 2 : int(drawn.shape[1] * 0.9)]
+    middle = marked.shape[1] // 2
+    assert marked[:, middle:].mean() > marked[:, :middle].mean()
+    assert run(monkeypatch, folder, "--scorer", "local:random", "--heatmap", target) == 2
+    assert "give a folder" in capsys.readouterr().err
