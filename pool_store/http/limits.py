@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 
@@ -15,6 +16,8 @@ OFFERS_A_REQUEST = 1024
 ENTRIES_A_PAGE = 500
 PREVIEW_WIDTHS = (16, 1024)
 """Narrowest and widest preview, in pixels."""
+STALLED_SECONDS = 30.0
+"""For how long a body may pause."""
 _ADDRESSES = 10_000
 """Clients whose rate is remembered, the latest ones."""
 
@@ -55,16 +58,24 @@ class TokenBucket:
 
 
 def limited(scope: Scope, receive: Receive, limit: int) -> Receive:
-    """`receive` that ends in a 413 after `limit` bytes, whether the client says its length or not."""
-    total = 0
+    """`receive` that ends in a 413 after `limit` bytes, whether the client says its length or not, and in a
+    408 where the body stops to come."""
+    total, complete = 0, False
     too_large = Problem(413, f"the body is larger than {limit} bytes: send less at a time")
     announced = dict(scope["headers"]).get(b"content-length", b"0")
     if not announced.isdigit() or int(announced) > limit:
         raise too_large
 
     async def counted() -> Message:
-        nonlocal total
-        message = await receive()
+        nonlocal total, complete
+        if complete:  # what comes now is only that the client has gone
+            return await receive()
+        try:
+            async with asyncio.timeout(STALLED_SECONDS):
+                message = await receive()
+        except TimeoutError:
+            raise Problem(408, f"nothing came for {STALLED_SECONDS:g} s: send the body again") from None
+        complete = not message.get("more_body", False)
         total += len(message.get("body", b""))
         if total > limit:
             raise too_large

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import anyio
 from fastapi import APIRouter, Body, Path, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from pool_store.blobs import digest_of
+from pool_store.blobs import digest_of, encode
 from pool_store.errors import PoolMissing
 from pool_store.host import PoolHost
 from pool_store.http.images import decode_upload, preview
@@ -60,7 +60,9 @@ _PREVIEWS = 256
 def pool_routes(host: PoolHost, limits: Limits) -> APIRouter:
     """Every route of the pools in `host`."""
     routes = APIRouter(prefix="/v1/pools")
-    decoders = anyio.CapacityLimiter(limits.decoders)
+    # Threads of their own, so that uploads never keep offers waiting; of them only some hold decoded pixels.
+    uploads = anyio.CapacityLimiter(4 * limits.decoders)
+    decoding = threading.BoundedSemaphore(limits.decoders)
 
     @lru_cache(_PREVIEWS)
     def preview_of(pool: RewardPool, digest: str, width: int) -> bytes:
@@ -113,18 +115,21 @@ def pool_routes(host: PoolHost, limits: Limits) -> APIRouter:
     @routes.put("/{pool}/blobs/{digest}", status_code=201, responses={204: {"description": "Held already."}})
     async def put_blob(pool: Name, digest: BlobDigest, body: Upload) -> Response:
         """Stores an image durably, once it is found to be the one that its digest says."""
-        opened = await run_in_threadpool(host.open, pool)
-        if await run_in_threadpool(opened.held, digest):
-            return Response(status_code=204)
-        image, as_is = await anyio.to_thread.run_sync(decode_upload, body, limits.pixels, limiter=decoders)
-        found = await run_in_threadpool(digest_of, image)
-        if found != digest:
-            raise Problem(422, f"the image has digest {found}, not {digest}: put it under its own")
-        if as_is:
-            await run_in_threadpool(opened.put_encoded, digest, body)
-        else:
-            await run_in_threadpool(opened.put_image, image)
-        return Response(status_code=201)
+
+        def store() -> int:
+            opened = host.open(pool)
+            if opened.held(digest):
+                return 204
+            with decoding:
+                image, as_is = decode_upload(body, limits.pixels)
+                if (found := digest_of(image)) != digest:
+                    raise Problem(422, f"the image has digest {found}, not {digest}: put it under its own")
+                encoded = body if as_is else encode(image)
+                del image
+            opened.put_encoded(digest, encoded)
+            return 201
+
+        return Response(status_code=await anyio.to_thread.run_sync(store, limiter=uploads))
 
     @routes.get("/{pool}/blobs/{digest}", response_class=Response, responses=_IMAGE)
     def get_blob(pool: Name, digest: BlobDigest, request: Request, width: Width = None) -> Response:
@@ -134,9 +139,14 @@ def pool_routes(host: PoolHost, limits: Limits) -> APIRouter:
     @routes.put("/{pool}/sources/{id:path}", status_code=204)
     async def put_source(pool: Name, id: Id, body: Upload) -> None:
         """Stores the rainy image, for the gallery."""
-        opened = await run_in_threadpool(host.open, pool)
-        image, _ = await anyio.to_thread.run_sync(decode_upload, body, limits.pixels, limiter=decoders)
-        await run_in_threadpool(opened.put_source, id, image)
+
+        def store() -> None:
+            opened = host.open(pool)
+            with decoding:
+                image, _ = decode_upload(body, limits.pixels)
+                opened.put_source(id, image)
+
+        await anyio.to_thread.run_sync(store, limiter=uploads)
 
     @routes.get("/{pool}/sources/{id:path}", response_class=Response, responses=_IMAGE)
     def get_source(pool: Name, id: Id, request: Request, width: Width = None) -> Response:

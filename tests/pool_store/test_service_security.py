@@ -326,6 +326,16 @@ def test_a_body_is_limited_with_and_without_its_length(narrow: Callable[..., Tes
     assert "larger than 1000 bytes" in sentence(client.put(url, content=chunks(), headers=headers), 413)
 
 
+def test_a_body_that_stops_is_not_waited_for(
+    service_port: int, monkeypatch: pytest.MonkeyPatch, demo: TestClient
+) -> None:
+    monkeypatch.setattr("pool_store.http.limits.STALLED_SECONDS", 0.2)
+    lines = (f"PUT {V1}/blobs/{ZERO} HTTP/1.1", "Host: localhost", "Content-Type: image/webp")
+    status, _, body = raw(service_port, *lines, "Content-Length: 100", body=b"x" * 10)
+    assert (status, b"nothing came for 0.2 s" in body) == (408, True)
+    assert demo.get(V1).status_code == 200
+
+
 def test_a_snapshot_has_a_limit_of_its_own(narrow: Callable[..., TestClient]) -> None:
     client = narrow(body=100, dump=10_000)
     assert client.put(f"{V1}/dump", json={"meta": {"a": "x" * 200}, "entries": {}}).status_code == 422
