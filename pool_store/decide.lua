@@ -3,7 +3,7 @@
 -- every offer its id and, packed: flag, hash of the id (4), log-odds (8), digest (32), time (8), step (4), number
 -- of its source (2). Flags: S of another scorer than the pool's, C the image is known to be stored, F it is not.
 -- Returns, packed for every offer, a letter and the entry's best log-odds (NaN: none): r replaced, k kept,
--- s stale, w would enter: nothing was done, see to the image and offer again with C.
+-- s stale, w would enter, or follows one that would: nothing was done, see to the image and offer again with C.
 local FULL = 40         -- entries a bucket, on average; at most twice that in one, and Redis 7 packs up to 128
 local REMEMBERED = 2048 -- decisions at least, twice as many at most, whose replays are recognised
 local LATEST = 512
@@ -94,8 +94,11 @@ local entries = redis.call('ZCARD', best)
 local answers, remember, ranked, released, latest = {}, {}, {}, {}, {}
 local offers, replacements, stale, by_stage = 0, 0, 0, {}
 
+local waiting = {}
 local function decide(id, tag, offer)
-  if not ours or offer:byte(1) == 83 then -- S
+  if waiting[id] then
+    return 'w'
+  elseif not ours or offer:byte(1) == 83 then -- S
     stale = stale + 1
     return 's'
   end
@@ -128,6 +131,7 @@ local function decide(id, tag, offer)
   local rival = held or (#candidates >= keep and #candidates)
   local enters = not rival or score > candidates[rival][1]
   if enters and offer:byte(1) == 70 then -- F
+    waiting[id] = true
     return 'w'
   end
   local number = struct.unpack('>I2', offer, 58)

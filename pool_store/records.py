@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pool_store.errors import PoolError
@@ -33,6 +33,16 @@ def bucket(hash: int, buckets: int) -> int:
     return number if number < buckets else number - power
 
 
+def met(hash: int, number: int, visited: Mapping[int, int]) -> bool:
+    """Whether an id in this bucket has been met by a scan, in a bucket that was split after its visit.
+    `visited` tells how many buckets there were when each was visited."""
+    while number:
+        number -= 1 << (number.bit_length() - 1)
+        if number in visited and bucket(hash, visited[number]) == number:
+            return True
+    return False
+
+
 def source(lineage: Lineage) -> bytes:
     """Run, stage and worker, which many candidates share and a record names by number."""
     return _SOURCE.pack(lineage.stage, lineage.worker) + lineage.run.encode()
@@ -43,8 +53,9 @@ def pack_offer(flag: bytes, hash: int, offer: Offer, source: int) -> bytes:
     if not abs(offer.log_odds) <= LARGEST:
         raise PoolError(f"the score offered is {offer.log_odds}: offer finite float32 log-odds only")
     lineage = offer.lineage
+    # Zero has no sign here, or the same offer would look like two.
     return _OFFER.pack(
-        flag, hash, offer.log_odds, bytes.fromhex(offer.digest), lineage.time, lineage.step, source
+        flag, hash, offer.log_odds + 0.0, bytes.fromhex(offer.digest), lineage.time, lineage.step, source
     )
 
 

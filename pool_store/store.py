@@ -26,7 +26,7 @@ from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings
 from pool_store.server import Script, Server
 from pool_store.snapshot import FORMAT, restore, snapshot
 from pool_store.statistics import collect
-from pool_store.upkeep import sweep, verify
+from pool_store.upkeep import drop, sweep, verify
 
 Kind: TypeAlias = Literal["best", "mean"]
 DECIDE, READ, SCAN = Script("decide"), Script("read"), Script("scan")
@@ -188,20 +188,26 @@ class RewardPool:
     def offer_many(self, offers: Sequence[Offer]) -> list[Decision]:
         """Decides offers as if one after the other, in one round trip, in a second one those that may win."""
         decisions: dict[int, Decision] = {}
-        pending = self._decide(range(len(offers)), offers, b"F", decisions)
+        pending = self._decide(range(len(offers)), offers, set(), decisions)
         if pending:
-            # Known to be stored, and for long enough that no sweep comes between this and the decision.
-            for digest in {offers[index].digest: index for index in pending}:
-                if not self.blobs.touch(digest):
-                    id = next(offers[index].id for index in pending if offers[index].digest == digest)
-                    raise PoolError(f"the offer for '{id}' names blob {digest}: put that image first")
-            self._decide(pending, offers, b"C", decisions)
+            # Looked for only now, since most offers lose. What is found no sweep takes for a grace period.
+            digests = {offers[index].digest for index in pending}
+            stored = {digest for digest in digests if self.blobs.touch(digest)}
+            for index in self._decide(pending, offers, stored, decisions):
+                offer = offers[index]
+                if offer.digest not in stored:
+                    missing = f"the offer for '{offer.id}' names blob {offer.digest}"
+                    raise PoolError(f"{missing}: put that image first")
         return [decisions[index] for index in range(len(offers))]
 
     def _decide(
-        self, indices: Iterable[int], offers: Sequence[Offer], flag: bytes, decisions: dict[int, Decision]
+        self,
+        indices: Iterable[int],
+        offers: Sequence[Offer],
+        stored: set[str],
+        decisions: dict[int, Decision],
     ) -> list[int]:
-        """Adds the decisions; returns the indices of offers that would enter once their image is known."""
+        """Adds the decisions; returns the indices of offers that wait for an image not known to be stored."""
         grouped: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for index in indices:
             hash, spread = records.place(offers[index].id)
@@ -210,7 +216,7 @@ class RewardPool:
         for subpool, group in grouped.items():
             for batch in _chunks(group, BATCH):
                 batches.append(batch)
-                calls.append((self.key(subpool, "meta"), self._arguments(batch, offers, flag)))
+                calls.append((self.key(subpool, "meta"), self._arguments(batch, offers, stored)))
         pending = []
         for batch, answer in zip(batches, self.server.run_many(DECIDE, calls), strict=True):
             for (index, _), (letter, log_odds) in zip(batch, records.ANSWER.iter_unpack(answer), strict=True):
@@ -222,15 +228,17 @@ class RewardPool:
         return sorted(pending)
 
     def _arguments(
-        self, batch: Sequence[tuple[int, int]], offers: Sequence[Offer], flag: bytes
+        self, batch: Sequence[tuple[int, int]], offers: Sequence[Offer], stored: set[str]
     ) -> list[bytes | str | int]:
         sources: dict[bytes, int] = {}
         packed: list[bytes | str | int] = []
         for index, hash in batch:
             offer = offers[index]
             number = sources.setdefault(records.source(offer.lineage), len(sources) + 1)
-            ours = offer.fingerprint == self.fingerprint
-            packed += offer.id, records.pack_offer(flag if ours else b"S", hash, offer, number)
+            flag = b"C" if offer.digest in stored else b"F"
+            if offer.fingerprint != self.fingerprint:
+                flag = b"S"
+            packed += offer.id, records.pack_offer(flag, hash, offer, number)
         return [self.fingerprint, len(sources), *sources, *packed]
 
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
@@ -311,7 +319,7 @@ class RewardPool:
                 )
                 self.born(subpool, birth)
                 for bucket, id, score, record in records.scanned(found):
-                    if not _seen(records.place(id)[0], bucket, seen):
+                    if not records.met(records.place(id)[0], bucket, seen):
                         yield subpool, id, score, record
                 seen.update(dict.fromkeys(range(start, min(start + BUCKETS, buckets)), buckets))
                 start += BUCKETS
@@ -378,35 +386,11 @@ class RewardPool:
 
     def drop(self) -> None:
         """Removes the pool, its images included, for good. Offers to it are refused from the first moment."""
-        with self.server.answering():
-            for subpool in range(self.subpools):
-                buckets = int(self.server.client.hget(self.key(subpool, "meta"), "buckets") or 0)
-                self.server.client.unlink(self.key(subpool, "meta"))
-                for numbers in _chunks(range(buckets), 1000):
-                    self.server.client.unlink(*(self.key(subpool, f"b:{number}") for number in numbers))
-                self.server.client.unlink(*(self.key(subpool, key) for key in _OTHERS))
-            self.server.client.srem(REGISTRY, self.name)
-        self.blobs.clear()
+        drop(self, REGISTRY)
 
     def close(self) -> None:
         """Ends the connection to the server, and an embedded server; what the pool holds stays."""
         self._closing()
-
-
-_OTHERS = (
-    *("best", "released", "histogram", "timeline", "latest", "history", "sources"),
-    *("replays:0", "replays:1"),
-)
-
-
-def _seen(hash: int, bucket: int, visited: Mapping[int, int]) -> bool:
-    """Whether an id in this bucket has been met by a scan, in a bucket that was split after its visit.
-    `visited` tells how many buckets there were when each was visited."""
-    while bucket:
-        bucket -= 1 << (bucket.bit_length() - 1)
-        if bucket in visited and records.bucket(hash, visited[bucket]) == bucket:
-            return True
-    return False
 
 
 def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from pool_store.store import RewardPool
 
 PAGE = 1000
+OTHERS = (
+    *("best", "released", "histogram", "timeline", "latest", "history", "sources"),
+    *("replays:0", "replays:1"),
+)
+"""A sub-pool's keys besides `meta` and the buckets."""
 
 
 def sweep(pool: RewardPool, grace_seconds: float) -> Swept:
@@ -76,3 +81,18 @@ def _replaced(pool: RewardPool, id: str, digest: str) -> bool:
     """Whether the entry has let go of the image, which a sweep may have taken, since it was read."""
     entry = pool.entries([id]).get(id)
     return entry is None or digest not in {candidate.digest for candidate in entry.candidates}
+
+
+def drop(pool: RewardPool, registry: bytes) -> None:
+    """See `RewardPool.drop`; `registry` is the key of the set that has the pools' names."""
+    client = pool.server.client
+    with pool.server.answering():
+        for subpool in range(pool.subpools):
+            buckets = int(client.hget(pool.key(subpool, "meta"), "buckets") or 0)
+            client.unlink(pool.key(subpool, "meta"))
+            for start in range(0, buckets, PAGE):
+                numbers = range(start, min(start + PAGE, buckets))
+                client.unlink(*(pool.key(subpool, f"b:{number}") for number in numbers))
+            client.unlink(*(pool.key(subpool, key) for key in OTHERS))
+        client.srem(registry, pool.name)
+    pool.blobs.clear()

@@ -108,7 +108,7 @@ def test_an_interrupt_leaves_the_pool_open_for_the_last_checkpoint(
 ) -> None:
     pool = embedded.open()
     children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    served = [int(pid) for pid in children if str(embedded.blobs.parent) in command_line(pid)]
+    served = [int(pid) for pid in children if str(embedded.blobs.parent.parent) in command_line(pid)]
     assert served
     for pid in served:
         os.kill(pid, signal.SIGINT)
@@ -174,7 +174,7 @@ def test_names_the_log_that_does_not_load(embedded: Any, make_offer: Callable[..
     pool = embedded.open()
     pool.offer(make_offer(pool, "a", 1.0, 1))
     pool.close()
-    log = next(embedded.blobs.parent.glob("appendonlydir/*.incr.aof"))
+    log = next(embedded.blobs.parent.parent.glob("appendonlydir/*.incr.aof"))
     log.write_bytes(b"damaged" + log.read_bytes()[7:])
     for _ in range(2):
         with pytest.raises(PoolError, match=r"the server of the pool in .* does not start: .*[Aa]ppend only"):
