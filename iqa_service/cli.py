@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_service.errors import ScorerError
+from iqa_service.errors import ScorerBusy, ScorerError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from iqa_service.backends import Candidate, ScoreBackend
     from iqa_service.views import Image
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _AT_ONCE = 32
+_TRIES = 20
+"""At a service that has no room, with its own idea of a pause between them."""
 
 
 def score(
@@ -94,12 +100,21 @@ def _scored(
 ) -> list[tuple[Candidate, float]]:
     """Each candidate with its log-odds; one that fails is named among the problems and costs no other."""
     try:
-        return list(zip(candidates, map(float, backend.score(candidates)), strict=True))
+        return list(zip(candidates, map(float, _patiently(backend, candidates)), strict=True))
     except ScorerError as error:
         if len(candidates) == 1:
             problems.append(str(error))
             return []
     return [one for candidate in candidates for one in _scored(backend, [candidate], problems)]
+
+
+def _patiently(backend: ScoreBackend, candidates: list[Candidate]) -> NDArray[np.float32]:
+    for _ in range(_TRIES):
+        try:
+            return backend.score(candidates)
+        except ScorerBusy as busy:
+            time.sleep(min(busy.retry_after, 5))
+    return backend.score(candidates)
 
 
 def _draw(backend: ScoreBackend, scored: list[tuple[Candidate, float]], target: Path) -> None:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -83,8 +84,8 @@ def draw_heatmap(image: Image, field: NDArray[np.float32], title: str, path: Pat
     margin = 0.5 * max(1 - (high - low), 0)  # a field without contrast shall not look like one with it
     shown = marked.imshow(field, cmap="RdYlBu", alpha=0.6, vmin=low - margin, vmax=high + margin)
     marked.set_title("how its parts score", fontsize="medium")
-    bar = figure.colorbar(shown, ax=[plain, marked], fraction=0.04, pad=0.01, aspect=30)
-    bar.solids.set_alpha(1)
+    solid = ScalarMappable(shown.norm, shown.cmap)
+    bar = figure.colorbar(solid, ax=[plain, marked], fraction=0.04, pad=0.01, aspect=30)
     bar.set_label("log-odds")
     bar.ax.set_title("looks cleaner", fontsize="small")
     bar.ax.set_xlabel("looks more degraded", fontsize="small")

@@ -12,6 +12,8 @@ import pytest
 
 from iqa_service.backends import LocalBackend
 from iqa_service.consistency import inconsistency
+from iqa_service.controls import RandomBackend
+from iqa_service.errors import ScorerBusy
 from iqa_service.heatmap import tile_scores
 from iqa_service.rain import add_rain, random_look
 from iqa_service.registry import open_scorer
@@ -79,6 +81,21 @@ def test_what_the_scorer_refuses_costs_no_other_image(monkeypatch, capsys, folde
     assert code == 2
     assert [row["image"] for row in json.loads(said.out)["scores"]] == ["city/china", "flower"]
     assert "1 of 3 not scored: an image of 1 x 300 pixels is a strip" in said.err
+
+
+def test_a_service_without_room_is_asked_again(monkeypatch, capsys, folder: Path) -> None:
+    class Busy(RandomBackend):
+        refusals = 2
+
+        def score(self, candidates):
+            if self.refusals:
+                self.refusals -= 1
+                raise ScorerBusy("the scorer", 0.01)
+            return super().score(candidates)
+
+    monkeypatch.setattr("iqa_service.controls.RandomBackend", Busy)
+    assert run(monkeypatch, folder, "--json", "--scorer", "local:random") == 0
+    assert len(json.loads(capsys.readouterr().out)["scores"]) == 2
 
 
 def test_the_rainy_image_is_found_by_name(monkeypatch, capsys, folder: Path, tmp_path: Path, china) -> None:
