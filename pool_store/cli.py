@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from pydantic import BaseModel
@@ -16,7 +16,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from pool_store.client import Pool, open_pool
-from pool_store.schemas import Stats
+from pool_store.schemas import PoolSettings, Stats
 
 app = typer.Typer(no_args_is_help=True, help="Serve, look at and look after reward pools.")
 console = Console(stderr=True)
@@ -102,10 +102,50 @@ def sweep(
     _print(swept, table, json)
 
 
+@app.command("export")
+def export_(
+    pool: Spec,
+    target: Annotated[Path, typer.Argument(help="A new folder, or a new file that ends in .tar.")],
+    format: Annotated[
+        Literal["webp", "png"], typer.Option(help="Of the images; both are lossless.")
+    ] = "webp",
+    json: Json = False,
+) -> None:
+    """Write a pool's rewards to a folder or .tar: images, and a table of all that is known of them."""
+    from pool_store.lifecycle import export_pool
+
+    with _opened(pool) as opened:
+        moved = export_pool(opened, target, format)
+    _print(moved, f"{moved.entries} entries, {moved.candidates} images: {target}", json)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="The folder or .tar of an export.")],
+    pool: Spec,
+    json: Json = False,
+) -> None:
+    """Offer a pool everything in an export; the pool is made where it is missing."""
+    from pool_store.lifecycle import import_pool, settings_of
+
+    settings = settings_of(source)
+    with _opened(pool, settings) as opened:
+        moved = import_pool(opened, source)
+    summary = f"{moved.entries} entries, {moved.candidates} images, {moved.replaced} of them entered: {pool}"
+    _print(moved, summary, json)
+
+
 @contextlib.contextmanager
-def _opened(spec: str) -> Iterator[Pool]:
-    with _plain_warnings(), contextlib.closing(open_pool(spec, fingerprint=None)) as pool:
-        yield pool
+def _opened(spec: str, made_as: PoolSettings | None = None) -> Iterator[Pool]:
+    """The pool as it is, or made where it is missing."""
+    with _plain_warnings():
+        pool = (
+            open_pool(spec, fingerprint=made_as.fingerprint, keep=made_as.keep)
+            if made_as
+            else open_pool(spec, fingerprint=None)
+        )
+        with contextlib.closing(pool):
+            yield pool
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image as Pillow
@@ -60,6 +60,14 @@ class Moved(BaseModel):
     """Candidates that entered the pool they were moved to."""
 
 
+class Held(NamedTuple):
+    """A candidate to be scored: its image, and the rainy one it was made from, where that was put."""
+
+    id: str
+    image: Image
+    rainy: Image | None
+
+
 def export_pool(pool: Pool, target: Path, format: Format = "webp") -> Moved:
     """Writes the pool to a new folder, or to a new file where `target` ends in .tar; images lossless.
 
@@ -96,7 +104,7 @@ def import_pool(pool: Pool, source: Path) -> Moved:
     ids: set[str] = set()
     candidates = replaced = 0
     with _reading(source) as read:
-        settings = read_settings(read(SETTINGS), source)
+        settings = _settings(read(SETTINGS), source)
         if settings.fingerprint != pool.fingerprint:
             raise PoolConflict(
                 f"{source} holds scores of scorer '{settings.fingerprint}', the pool those of "
@@ -114,53 +122,64 @@ def import_pool(pool: Pool, source: Path) -> Moved:
 
 
 def rescore_pool(
-    source: Pool, target: Pool, score: Callable[[list[Image]], Sequence[float]], batch: int = 16
+    source: Pool,
+    target: Pool,
+    score: Callable[[list[Held]], Sequence[float]],
+    *,
+    batch: int = 16,
+    on_progress: Callable[[int], object] = lambda _: None,
 ) -> Moved:
     """Offers `target` every candidate of `source`, scored anew, with its lineage and its rainy image.
 
     Args:
-        score: log-odds of uint8 H,W,3 images, by the scorer of the target's fingerprint.
-        batch: images scored at once.
+        score: log-odds of candidates, by the scorer of the target's fingerprint.
+        batch: candidates scored at once.
+        on_progress: hears the number of entries that are done.
     """
     ids: set[str] = set()
     candidates = replaced = 0
-    for held in _batches(_held(source), batch):
-        images = [image for _, _, image in held]
-        scores = [float(log_odds) for log_odds in score(images)]
+    for batched in _batches(_held(source), batch):
+        scores = [float(log_odds) for log_odds in score([held for held, _ in batched])]
         offers = [
             Offer(
-                id=id,
+                id=held.id,
                 log_odds=log_odds,
                 fingerprint=target.fingerprint,
-                digest=target.put_image(image),
+                digest=target.put_image(held.image),
                 lineage=candidate.lineage,
             )
-            for (id, candidate, image), log_odds in zip(held, scores, strict=True)
+            for (held, candidate), log_odds in zip(batched, scores, strict=True)
         ]
         replaced += sum(decision.status == "replaced" for decision in target.offer_many(offers))
-        candidates += len(held)
-        for id in {id for id, _, _ in held} - ids:
-            ids.add(id)
-            rainy = source.source(id)
+        candidates += len(batched)
+        for id, rainy in {held.id: held.rainy for held, _ in batched if held.id not in ids}.items():
             if rainy is not None:
                 target.put_source(id, rainy)
+            ids.add(id)
+        on_progress(len(ids))
     return Moved(entries=len(ids), candidates=candidates, replaced=replaced)
 
 
-def read_settings(data: bytes, source: Path) -> PoolSettings:
-    """How an exported pool was made."""
+def settings_of(source: Path) -> PoolSettings:
+    """How an exported pool was made; PoolError where `source` is no export."""
+    with _reading(source) as read:
+        return _settings(read(SETTINGS), source)
+
+
+def _settings(data: bytes, source: Path) -> PoolSettings:
     try:
         return PoolSettings.model_validate_json(data)
     except ValidationError as error:
         raise PoolError(f"{source}/{SETTINGS} is not of an export: {error.errors()[0]['msg']}") from None
 
 
-def _held(pool: Pool) -> Iterator[tuple[str, Candidate, Image]]:
+def _held(pool: Pool) -> Iterator[tuple[Held, Candidate]]:
     for entry in pool.scan():
+        rainy = pool.source(entry.id)
         for candidate in entry.candidates:
             image = _image(pool, entry, candidate)
             if image is not None:
-                yield entry.id, candidate, image
+                yield Held(entry.id, image, rainy), candidate
 
 
 def _image(pool: Pool, entry: Entry, candidate: Candidate) -> Image | None:

@@ -78,6 +78,22 @@ def test_verify_has_an_exit_code(filled: Any, rgsud: Any, picture: Picture) -> N
     assert (code, [damage["id"] for damage in json.loads(out)["damaged"]]) == (1, ["day/a"])
 
 
+@pytest.mark.parametrize("name", ["out", "out.tar"])
+def test_export_and_import(filled: Any, rgsud: Any, tmp_path: Path, name: str) -> None:
+    code, out, _ = rgsud("export", filled.spec, tmp_path / name, "--format", "png")
+    assert (code, "2 entries, 2 images" in out) == (0, True)
+    target = f"embedded:{tmp_path / 'copy'}?fsync=everysec"
+    for _ in range(2):  # the second time changes nothing
+        code, out, _ = rgsud("import", tmp_path / name, target, "--json")
+        assert (code, json.loads(out)) == (0, {"entries": 2, "candidates": 2, "replaced": 2})
+        stats = json.loads(rgsud("stats", target, "--json")[1])
+        assert (stats["mean_log_odds"], stats["offers"]) == (0.5, 2)
+    code, _, errors = rgsud("export", filled.spec, tmp_path / name)
+    assert (code, "File exists" in errors) == (2, True)
+    code, _, errors = rgsud("import", tmp_path / "none", target)
+    assert (code, "give the folder or the .tar of an export" in errors) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

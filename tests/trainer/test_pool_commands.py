@@ -11,7 +11,7 @@ import pytest
 from iqa_service.registry import open_scorer
 from pool_store.client import Pool, open_pool
 from pool_store.schemas import Lineage, Offer
-from trainer import cli, pool_commands
+from trainer import cli
 
 SCORER = "local:random?seed=3"
 
@@ -37,7 +37,6 @@ def source(tmp_path: Path) -> Pool:
 def test_rescores_all_that_is_kept(
     source: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pool_commands, "BATCH", 2)
     kept = {entry.id: entry for entry in source.scan()}
     images = {held.digest: source.image(held.digest) for entry in kept.values() for held in entry.candidates}
     rainy = source.source("day/0")
