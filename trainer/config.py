@@ -106,6 +106,22 @@ class ReportSettings(Settings):
     """Checkpoints kept; older ones are deleted."""
 
 
+class RaySettings(Settings):
+    """Of `launch: ray`."""
+
+    address: str | None = None
+    """Of a running cluster, `auto` for the one of this machine; none takes that of the environment, or
+    starts Ray for this run."""
+    workers: int | tuple[int, int] = 1
+    """Workers that train; two numbers are the fewest and the most of an elastic run."""
+    cpus: int | None = Field(None, ge=1)
+    """Processor cores a worker has; none shares out what is free."""
+    max_failures: int = Field(3, ge=-1)
+    """Times that the workers start again from the newest checkpoint when one has died; -1 is without end."""
+    timeout_seconds: int = Field(600, ge=10)
+    """How long workers wait for each other before one counts as dead."""
+
+
 class Config(Settings):
     """One run."""
 
@@ -117,8 +133,10 @@ class Config(Settings):
     """Of the initial weights and the order of the crops."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
-    launch: Literal["inline"] = "inline"
-    """Where the run's processes live: `inline` is this one."""
+    launch: Literal["inline", "ray"] = "inline"
+    """Where the run's processes live: `inline` is this one; `ray` are workers of Ray Train."""
+    ray: RaySettings = RaySettings()
+    """Workers of `launch: ray`."""
     data: DataSettings
     """Photographs."""
     derainer: DerainerSettings = "nafnet-32"

@@ -1,4 +1,4 @@
-"""Puts a run together and starts it: in this process."""
+"""Puts a run together and starts it: in this process, or on Ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +26,10 @@ from trainer.errors import TrainerError
 from trainer.evaluation import Evaluation
 from trainer.methods.rgsud import RGSUD
 from trainer.models.derainers import build_derainer
+from trainer.parallel import rank, wait_for_all, workers
 from trainer.record import CandidateRecord
 from trainer.recycling import Recycler
-from trainer.report import Reporter
+from trainer.report import Reporter, SilentReporter
 from trainer.rewards import RewardReader
 from trainer.state import Checkpoints, Progress, TrainingState, writing
 from trainer.train import Job, finished, train
@@ -71,19 +72,40 @@ def run(
         raise TrainerError(
             f"{config.folder} already holds a run: continue it with --resume, or choose another name=..."
         )
+    start = checkpoint or (checkpoints.newest() if resume else None)
+    if config.launch == "ray":
+        from trainer.launch_ray import run_on_ray
+
+        return run_on_ray(config, start, console)
+    with _until_interrupted() as asked:
+        summary, whole = work(config, start, console, asked.is_set)
+    if not whole:
+        raise KeyboardInterrupt
+    return summary
+
+
+def work(
+    config: Config, start: Path | None, console: Console, stopping: Callable[[], bool]
+) -> tuple[Summary, bool]:
+    """What each worker of a run does, from a checkpoint or from the beginning.
+
+    Returns:
+        The figures, and whether the schedule is over; worker 0 has written them into ``summary.json``.
+    """
+    checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     with ExitStack() as stack:
         job = assemble(config, checkpoints, console, stack)
-        if resume or checkpoint is not None:
-            job.state.load_state_dict(checkpoints.load(checkpoint))
-        job.stopping = stack.enter_context(_until_interrupted()).is_set
+        if start is not None:
+            job.state.load_state_dict(checkpoints.load(start))
+        job.stopping = stopping
         train(job)
         job.reporter.evaluate(job.method.averaged, job.state.progress)
         job.reporter.sheet(job.method.averaged, job.state.progress)
         summary = _summarise(job, job.reporter.last)
-        _write(config.folder / "summary.json", summary.model_dump_json(indent=2))
-        if not finished(config, job.state.progress):
-            raise KeyboardInterrupt
-    return summary
+        if rank() == 0:
+            _write(config.folder / "summary.json", summary.model_dump_json(indent=2))
+        wait_for_all()
+        return summary, finished(config, job.state.progress)
 
 
 def assemble(config: Config, checkpoints: Checkpoints, console: Console, stack: ExitStack) -> Job:
@@ -105,10 +127,13 @@ def assemble(config: Config, checkpoints: Checkpoints, console: Console, stack: 
         crop=data.crop,
         batch=data.batch,
         seed=config.seed,
+        rank=rank(),
+        world=workers(),
         cache_bytes=data.cache_bytes,
     )
-    _write(config.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    _write(config.folder / "environment.json", json.dumps(_environment(), indent=2))
+    if rank() == 0:
+        _write(config.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        _write(config.folder / "environment.json", json.dumps(_environment(), indent=2))
 
     torch.manual_seed(config.seed)
     derainer = build_derainer(config.derainer, identity_start=config.identity_start)
@@ -129,7 +154,10 @@ def assemble(config: Config, checkpoints: Checkpoints, console: Console, stack: 
         record=None if chosen.record is None else CandidateRecord(chosen.record),
     )
     stack.callback(recycler.close)
-    validation = PairedFolder(*pairs) if pairs else None
+    reporter: Reporter | SilentReporter = SilentReporter()
+    if rank() == 0:
+        validation = PairedFolder(*pairs) if pairs else None
+        reporter = stack.enter_context(Reporter(config, rainy, validation, pool, recycler, console))
     return Job(
         config=config,
         rainy=rainy,
@@ -138,7 +166,7 @@ def assemble(config: Config, checkpoints: Checkpoints, console: Console, stack: 
         pool=pool,
         recycler=recycler,
         rewards=RewardReader(pool, chosen.reward, chosen.cache_bytes),
-        reporter=stack.enter_context(Reporter(config, rainy, validation, pool, recycler, console)),
+        reporter=reporter,
         checkpoints=checkpoints,
         state=TrainingState(config, method, Progress(), pool),
     )

@@ -36,7 +36,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     gradients = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in learning]
     flat = torch.cat([present, *(gradient.reshape(-1) for gradient in gradients)])
     dist.all_reduce(flat)
-    found, *means = (flat / workers()).split([len(learning), *(p.numel() for p in learning)])
+    found, *means = torch.split(flat / workers(), [len(learning), *(p.numel() for p in learning)])
     for parameter, anywhere, mean in zip(learning, found.tolist(), means, strict=True):
         # In the parameter's own memory format, as a fused optimiser expects it.
         parameter.grad = torch.empty_like(parameter).copy_(mean.view(parameter.shape)) if anywhere else None

@@ -19,8 +19,27 @@ from trainer.data.folders import ImageFolder, PairedFolder
 from trainer.evaluation import Evaluation, Panel, contact_sheet, evaluate_pairs
 from trainer.inference import derain_image
 from trainer.models.derainers import serialise_derainer
+from trainer.parallel import workers
 from trainer.recycling import Recycler
 from trainer.state import Progress, writing
+
+
+class SilentReporter:
+    """For workers beside worker 0, which tells for all."""
+
+    last: Evaluation | None = None
+
+    def step(self, progress: Progress, losses: dict[str, Tensor], waited: float) -> None:
+        """Nothing."""
+
+    def evaluate(self, net: nn.Module, progress: Progress) -> None:
+        """Nothing."""
+
+    def sheet(self, net: nn.Module, progress: Progress) -> None:
+        """Nothing."""
+
+    def model(self, net: nn.Module) -> None:
+        """Nothing."""
 
 
 class Reporter:
@@ -87,7 +106,7 @@ class Reporter:
         pool, counts = self._pool.stats(), self._recycler.counts
         figures: dict[str, float | None] = {f"loss/{name}": float(value) for name, value in losses.items()}
         figures |= {
-            "rate/images_per_second": every * self._config.data.batch / elapsed,
+            "rate/images_per_second": every * self._config.data.batch * workers() / elapsed,
             "rate/step_ms": 1000 * elapsed / every,
             "rate/data_ms": 1000 * self._waited / every,
             "pool/entries": pool.entries,

@@ -98,6 +98,13 @@ class Checkpoints:
         """Oldest first."""
         return sorted(self._folder.glob("step-*.pt"))
 
+    def newest(self) -> Path:
+        """The last one written. TrainerError where there is none."""
+        files = self.files()
+        if not files:
+            raise TrainerError(f"there is no checkpoint in {self._folder}: start the run without --resume.")
+        return files[-1]
+
     def age(self) -> float:
         """Seconds since the oldest one that is kept was written."""
         files = self.files()
@@ -117,10 +124,7 @@ class Checkpoints:
 
     def load(self, path: Path | None = None) -> dict[str, Any]:
         """Read one, by default the newest."""
-        files = self.files()
-        if path is None and not files:
-            raise TrainerError(f"there is no checkpoint in {self._folder}: start the run without --resume.")
-        path = path or files[-1]
+        path = path or self.newest()
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if not {"networks", "method", "progress", "pool"} <= set(state):

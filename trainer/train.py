@@ -18,8 +18,9 @@ from trainer.data.folders import ImageFolder
 from trainer.errors import TrainerError
 from trainer.inference import derain_image
 from trainer.methods.rgsud import RGSUD
+from trainer.parallel import as_worker_0, rank, wait_for_all, workers
 from trainer.recycling import Recycler
-from trainer.report import Reporter
+from trainer.report import Reporter, SilentReporter
 from trainer.rewards import RewardReader
 from trainer.state import Checkpoints, Progress, TrainingState
 
@@ -35,7 +36,7 @@ class Job:
     pool: Pool
     recycler: Recycler
     rewards: RewardReader
-    reporter: Reporter
+    reporter: Reporter | SilentReporter
     checkpoints: Checkpoints
     state: TrainingState
     clock: Callable[[], float] = time.perf_counter
@@ -49,9 +50,7 @@ def train(job: Job) -> None:
     config, method, progress, report = job.config, job.method, job.state.progress, job.config.report
     batches = job.batches.loader(progress.steps, config.data.workers)
 
-    while not finished(config, progress) and not job.stopping():
-        if progress.stage == 1 and stage1_ends(job):
-            progress.stage = 2
+    while goes_on(job):
         started = job.clock()
         waited, batch = _timed(batches)
         O_r, B_u = _to(method, batch.rainy), _to(method, batch.clean)
@@ -63,7 +62,7 @@ def train(job: Job) -> None:
         _check(losses, progress)
 
         progress.steps += 1
-        progress.samples += len(O_r)
+        progress.samples += len(O_r) * workers()
         if (
             reached(config, progress, config.schedule.recycle_from)
             and progress.steps % config.recycling.every == 0
@@ -83,15 +82,35 @@ def train(job: Job) -> None:
     save(job)
 
 
+def goes_on(job: Job) -> bool:
+    """Whether there is another step, and of which stage: worker 0 decides for all."""
+    config, progress = job.config, job.state.progress
+    ends, begins2 = False, False
+    if rank() == 0:
+        ends = finished(config, progress) or job.stopping()
+        begins2 = not ends and progress.stage == 1 and stage1_ends(job)
+    ends, begins2 = map(bool, as_worker_0(ends, begins2))
+    progress.stage = 2 if begins2 else progress.stage
+    return not ends
+
+
 def recycle(job: Job) -> None:
-    """Derain the next whole rainy image and hand it in as a candidate for its reward."""
+    """Derain the next whole rainy image and hand it in as a candidate for its reward.
+
+    Every image belongs to one worker, so that no two derain the same one.
+    """
     config, progress = job.config, job.state.progress
     number = progress.steps // config.recycling.every
-    index = number % len(job.rainy)
+    own = range(rank(), len(job.rainy), workers())
+    if not own:
+        return
+    index = own[number % len(own)]
     rainy = job.rainy.load(index)
     net = job.method.averaged if config.recycling.weights == "averaged" else job.method.derainer
     derained = derain_image(net, rainy, tile=config.recycling.tile)
-    lineage = Lineage(run=config.name, step=progress.steps, stage=progress.stage, worker=0, time=time.time())
+    lineage = Lineage(
+        run=config.name, step=progress.steps, stage=progress.stage, worker=rank(), time=time.time()
+    )
     job.recycler.submit(Candidate(id=job.rainy.ids[index], image=derained, rainy=rainy), lineage)
 
 
@@ -131,6 +150,9 @@ def save(job: Job) -> None:
     """Write a checkpoint and the derainer, and let replaced rewards go that no checkpoint refers to."""
     # A synchronous pool is dumped with the checkpoint; the others must at least know of every candidate.
     job.recycler.flush()
+    wait_for_all()
+    if rank() > 0:
+        return
     job.checkpoints.save(job.state.state_dict(), job.state.progress.steps)
     job.reporter.model(job.method.averaged)
     job.pool.sweep(grace_seconds=job.checkpoints.age() + 60)

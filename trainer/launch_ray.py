@@ -1,0 +1,201 @@
+"""Runs on Ray: Ray Train workers on this machine or on a cluster.
+
+The driver opens the services, starts the workers and waits. Workers exchange gradients among themselves;
+their checkpoints, figures and the derainer go to the run's folder, which all machines must share. When a
+worker dies the group starts again from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from rich.console import Console
+
+from iqa_service.registry import open_scorer
+from pool_store.client import open_pool
+from trainer.config import Config
+from trainer.errors import TrainerError
+from trainer.launch import Summary, work
+from trainer.state import Checkpoints
+
+_STOP = ".stop"
+"""A file in the run's folder: asks the workers to save and end."""
+
+
+def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
+    """Train on Ray, from a checkpoint or from the beginning.
+
+    Raises:
+        TrainerError: the cluster cannot hold the workers, or they failed more often than allowed.
+        KeyboardInterrupt: the user ended the run; it has been saved.
+    """
+    config = _absolute(config)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    stop = config.folder / _STOP
+    stop.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        _connect(config, stack)
+        pool = config.recycling.pool
+        if pool.startswith("embedded:"):
+            pool = _embedded(config, stack)
+        recycling = config.recycling.model_copy(update={"pool": pool})
+        payload = {
+            "config": config.model_copy(update={"recycling": recycling}).model_dump(mode="json"),
+            "start": None if start is None else str(start.resolve()),
+        }
+        scaling = _scaling(config)
+        console.print(f"{scaling.num_workers} worker(s) on Ray, {scaling.resources_per_worker} each.")
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config=payload,
+            scaling_config=scaling,
+            torch_config=TorchConfig(timeout_s=config.ray.timeout_seconds),
+            run_config=RunConfig(
+                name=config.name,
+                storage_path=str(config.folder / "ray"),
+                failure_config=FailureConfig(max_failures=config.ray.max_failures),
+            ),
+        )
+        asked = stack.enter_context(_interrupt_writes(stop))
+        # In a thread, since Ray would take Ctrl-C for itself, and abort without saving.
+        waiting = stack.enter_context(ThreadPoolExecutor(1))
+        try:
+            waiting.submit(trainer.fit).result()
+        except ray.train.TrainingFailedError as problem:
+            raise TrainerError(
+                f"the workers failed: {_innermost(problem)}; the run is saved to its last checkpoint, "
+                "continue it with --resume."
+            ) from None
+        finally:
+            stop.unlink(missing_ok=True)
+    if asked.is_set():
+        raise KeyboardInterrupt
+    return Summary.model_validate_json((config.folder / "summary.json").read_text())
+
+
+def _worker(payload: dict[str, Any]) -> None:
+    """One Ray Train worker; called again from the newest checkpoint when the group starts again."""
+    config = Config.model_validate(payload["config"])
+    checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
+    start = checkpoints.newest() if checkpoints.files() else payload["start"]
+    if config.device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        config = config.model_copy(update={"device": device})
+    work(config, None if start is None else Path(start), Console(), (config.folder / _STOP).exists)
+
+
+def _absolute(config: Config) -> Config:
+    """Workers have other working directories."""
+    data = config.data
+    places = {
+        name: None if value is None else value.resolve()
+        for name in ("rainy", "clean", "validation_rainy", "validation_clean")
+        for value in [getattr(data, name)]
+    }
+    record = config.recycling.record
+    recycling = config.recycling.model_copy(
+        update={
+            "record": None if record is None else record.resolve(),
+            "pool": config.recycling.pool.replace("{run}", str(config.folder.resolve())),
+        }
+    )
+    return config.model_copy(
+        update={
+            "runs": config.runs.resolve(),
+            "data": data.model_copy(update=places),
+            "recycling": recycling,
+        }
+    )
+
+
+def _connect(config: Config, stack: ExitStack) -> None:
+    """Join the cluster of the settings or of the environment, or start one on this machine."""
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    local = config.ray.address is None and "RAY_ADDRESS" not in os.environ
+    try:
+        ray.init(
+            address=config.ray.address,
+            include_dashboard=False if local else None,
+            logging_level=logging.WARNING,
+        )
+    except ConnectionError as problem:
+        address = config.ray.address or os.environ.get("RAY_ADDRESS")
+        raise TrainerError(
+            f"there is no Ray cluster at {address} ({problem}): start one with `ray start --head`, or leave "
+            "out ray.address to use this machine."
+        ) from None
+    stack.callback(ray.shutdown)
+
+
+def _embedded(config: Config, stack: ExitStack) -> str:
+    """The run's own pool, held by the driver; its address for the workers of this machine."""
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    if sum(node["Alive"] for node in nodes) > 1:
+        raise TrainerError(
+            f"the pool {config.recycling.pool} serves one machine, and this cluster has several: give "
+            "recycling.pool=redis://... or http://..."
+        )
+    scorer = open_scorer(config.recycling.scorer)
+    stack.callback(scorer.close)
+    pool = open_pool(config.recycling.pool, fingerprint=scorer.fingerprint, keep=config.recycling.keep)
+    stack.callback(pool.close)
+    return pool.address
+
+
+def _scaling(config: Config) -> ScalingConfig:
+    settings = config.ray
+    least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpu = config.device.startswith("cuda") or (config.device == "auto" and resources.get("GPU", 0) >= least)
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    cpus = settings.cpus or max(1, int(free.get("CPU", 1)) // least)
+    wanted = {"CPU": cpus} | ({"GPU": 1} if gpu else {})
+    for kind, each in wanted.items():
+        if each * least > resources.get(kind, 0):
+            raise TrainerError(
+                f"{least} worker(s) need {each * least} {kind}, the cluster has "
+                f"{resources.get(kind, 0):.0f}: lower ray.workers or ray.cpus, or add machines."
+            )
+    return ScalingConfig(num_workers=settings.workers, use_gpu=gpu, resources_per_worker=wanted)  # type: ignore[arg-type]  # its annotation lacks Tuple
+
+
+@contextmanager
+def _interrupt_writes(stop: Path) -> Iterator[threading.Event]:
+    """Ctrl-C asks the workers, through a file, to save and end; a second one ends everything at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        stop.touch()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _innermost(problem: BaseException) -> str:
+    """The last line of what a worker raised, without its traceback."""
+    lines = [line for line in str(problem).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(problem).__name__
