@@ -1,0 +1,377 @@
+"""How scorers order the derained candidates of real runs, whose truth is known.
+
+    python benchmarks/scorer_quality.py DATA --records RUN/record ... [--baselines DIR] [--quick] [--json F]
+
+DATA holds rain100l/train/{rainy,truth} and rain100l/val/{rainy,clean}; records are what `recycling.record`
+wrote in runs on the former (`rain100l_mini.py --record`). Constructed versions come from the latter. Nothing
+here has been trained on. For each scorer, over the candidates that one run made of one image:
+
+spearman      rank correlation with the true PSNR-Y, and with SSIM-Y, mean over images
+pairs         share of the pairs at least 0.5 dB apart that are ordered rightly
+regret        dB that the highest score lies below the best candidate: what the pool loses by this scorer
+mean of 3     the same for the mean of the three highest; below 0 where it is better than the best single one
+
+and over constructed versions of one photograph (blends of rainy and clean, blurred, smoothed, noisy, too
+sharp, of another colour, with ghosts of edges) the first two again, and the share of (sharp, smeared) pairs
+in which the sharp one wins. Scores are kept in --out, and not computed anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from rich.progress import track
+from scipy import ndimage, stats
+
+from iqa_service.errors import ScorerError
+from iqa_service.registry import open_scorer
+from iqa_service.scorer import Candidate
+from trainer.data.folders import Image, ImageFolder, PairedFolder
+from trainer.evaluation import psnr_y, ssim_y
+from trainer.record import read_record
+from trainer.state import writing
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+SCORERS = {
+    "daclip-lite, tiles": "local:daclip-lite",
+    "daclip-lite, tiles, consistency 0.25": "local:daclip-lite?consistency=0.25",
+    "daclip-lite, centre": "local:daclip-lite?views=centre",
+    "daclip-lite, P('rainy') alone": "local:daclip-lite?words=rainy",
+    "daclip-lite, rain-like words": "local:daclip-lite?words=rain-like",
+    "NIQE": "local:niqe?weights={baselines}/niqe_pris_params.npz",
+    "CNNIQA": "local:cnniqa-live?weights={baselines}/CNNIQA-LIVE.pth",
+    "random": "local:random",
+    "latest": "local:latest",
+    "oracle (true PSNR)": "local:oracle?truth={truth}",
+}
+CLEAR = 0.5
+"""dB between two candidates whose order is asked for."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a photograph."""
+
+    group: str
+    """Versions of one group are ordered among each other."""
+    id: str
+    name: str
+    rainy: Callable[[], Image]
+    truth: Callable[[], Image]
+    image: Callable[[], Image]
+
+    @property
+    def key(self) -> str:
+        return f"{self.group}|{self.name}"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The scores of one scorer, beside the truth."""
+
+    versions: list[Version]
+    scores: dict[str, float]
+    psnr: dict[str, float]
+    ssim: dict[str, float]
+
+    @cached_property
+    def groups(self) -> list[list[Version]]:
+        found: dict[str, list[Version]] = {}
+        for version in self.versions:
+            found.setdefault(version.group, []).append(version)
+        return list(found.values())
+
+    def spearman(self, truth: dict[str, float]) -> float:
+        each = [
+            stats.spearmanr([self.scores[v.key] for v in group], [truth[v.key] for v in group]).statistic
+            for group in self.groups
+        ]
+        return float(np.nanmean(each))
+
+    def pairs(self) -> float:
+        right = [
+            (self.scores[a.key] > self.scores[b.key]) == (self.psnr[a.key] > self.psnr[b.key])
+            for group in self.groups
+            for a, b in combinations(group, 2)
+            if abs(self.psnr[a.key] - self.psnr[b.key]) >= CLEAR
+        ]
+        return statistics.fmean(right)
+
+    def ranked(self, group: list[Version]) -> list[Version]:
+        return sorted(group, key=lambda version: -self.scores[version.key])
+
+    def regret(self, served: int = 1) -> float:
+        lost = []
+        for group in self.groups:
+            best = max(self.psnr[version.key] for version in group)
+            chosen = self.ranked(group)[:served]
+            if served == 1:
+                lost.append(best - self.psnr[chosen[0].key])
+            else:
+                mean = np.stack([version.image() for version in chosen]).mean(axis=0).round().astype(np.uint8)
+                lost.append(best - psnr_y(mean, chosen[0].truth()))
+        return statistics.fmean(lost)
+
+
+def real(records: list[Path], rainy: ImageFolder, truth: ImageFolder) -> Iterator[Version]:
+    """Every candidate of the runs."""
+    for folder in records:
+        run = folder.parent.parent.name + "/" + folder.parent.name
+        for item in read_record(folder):
+            yield Version(
+                group=f"{run}|{item.id}",
+                id=item.id,
+                name=f"{item.lineage.step:09d}",
+                rainy=lambda id=item.id: rainy.load_id(id),  # type: ignore[misc]
+                truth=lambda id=item.id: truth.load_id(id),  # type: ignore[misc]
+                image=item.image,
+            )
+
+
+def smeared(image: Image) -> Iterator[tuple[str, Image]]:
+    """Blurred, and smoothed where it hurts less to see."""
+    pixels = image.astype(np.float32)
+    for sigma in (0.7, 1.5):
+        yield f"blurred {sigma}", to_uint8(ndimage.gaussian_filter(pixels, (sigma, sigma, 0)))
+    for size in (3, 5):
+        yield f"smoothed {size}", to_uint8(ndimage.median_filter(pixels, (size, size, 1)))
+
+
+def faulty(clean: Image, wet: Image, rng: np.random.Generator) -> Iterator[tuple[str, Image]]:
+    """What a derainer may make of a photograph, hardly or plainly visible; not of daclip-lite's making."""
+    pixels = clean.astype(np.float32)
+    rain = wet - pixels
+    edges = pixels - ndimage.gaussian_filter(pixels, (2, 2, 0))
+    for share in (0.25, 0.5, 0.75, 1.0):
+        yield f"rain {share:.0%}", to_uint8(pixels + share * rain)
+    yield from smeared(clean)
+    for level in (3, 10):
+        yield f"noise {level}", to_uint8(pixels + rng.normal(0, level, pixels.shape))
+        yield f"cast {level}", to_uint8(pixels + level * rng.permutation([1.0, 0.0, -1.0]))
+    for amount in (0.3, 1.0):
+        yield f"sharpened {amount}", to_uint8(pixels + amount * edges)
+        yield f"ghost {amount}", to_uint8(pixels + 0.5 * amount * np.roll(edges, (3, 2), (0, 1)))
+
+
+def to_uint8(pixels: np.ndarray) -> Image:
+    return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
+
+
+def constructed(pairs: PairedFolder) -> tuple[list[Version], list[tuple[Version, Version]]]:
+    """Faulty versions of each photograph, and the pairs of a sharp and a smeared one among all versions."""
+    versions, contests = [], []
+    for index, id in enumerate(pairs.ids):
+        wet, clean = pairs.load(index)
+
+        def version(name: str, image: Image, id: str = id, wet: Image = wet, clean: Image = clean) -> Version:
+            return Version(f"constructed|{id}", id, name, lambda: wet, lambda: clean, lambda: image)
+
+        made = [version(name, image) for name, image in faulty(clean, wet, np.random.default_rng(index))]
+        versions += made
+        by_name = {v.name: v for v in made}
+        for base in (version("clean", clean), by_name["rain 25%"]):
+            for name, image in smeared(base.image()):
+                contests.append((base, version(f"{base.name}, {name}", image)))
+    return versions, contests
+
+
+def scored(spec: str, versions: list[Version], cache: Path) -> dict[str, float]:
+    """Scores in the order of the versions, from the cache where the fingerprint is the same."""
+    scorer = open_scorer(spec)
+    known: dict[str, float] = {}
+    if cache.exists():
+        kept = json.loads(cache.read_text())
+        known = kept["scores"] if kept["fingerprint"] == scorer.fingerprint else {}
+    missing = [version for version in versions if version.key not in known]
+    for start in track(range(0, len(missing), 8), spec, disable=not missing):
+        some = missing[start : start + 8]
+        candidates = [Candidate(v.id, v.image(), v.rainy()) for v in some]
+        values = scorer.score(candidates)
+        known |= {v.key: float(value) for v, value in zip(some, values, strict=True)}
+    scorer.close()
+    with writing(cache) as partial:
+        partial.write_text(json.dumps({"fingerprint": scorer.fingerprint, "scores": known}))
+    return known
+
+
+def qualities(versions: list[Version], cache: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """True PSNR-Y (at most 100 dB) and SSIM-Y."""
+    known: dict[str, list[float]] = json.loads(cache.read_text()) if cache.exists() else {}
+    for version in track([v for v in versions if v.key not in known], "truth"):
+        image, truth = version.image(), version.truth()
+        known[version.key] = [min(psnr_y(image, truth), 100.0), ssim_y(image, truth)]
+    with writing(cache) as partial:
+        partial.write_text(json.dumps(known))
+    return {key: value[0] for key, value in known.items()}, {key: value[1] for key, value in known.items()}
+
+
+def judge(
+    name: str, candidates: Judged, made: Judged, contests: list[tuple[Version, Version]]
+) -> dict[str, float]:
+    """The figures of one scorer."""
+    figures = {
+        "spearman_psnr": candidates.spearman(candidates.psnr),
+        "spearman_ssim": candidates.spearman(candidates.ssim),
+        "pair_accuracy": candidates.pairs(),
+        "regret_db": candidates.regret(),
+        "regret_mean_of_3_db": candidates.regret(3),
+    }
+    if name != "latest":  # the order in which versions are constructed says nothing
+        figures |= {
+            "constructed_spearman_psnr": made.spearman(made.psnr),
+            "constructed_pair_accuracy": made.pairs(),
+            "sharp_over_smeared": statistics.fmean(
+                made.scores[sharp.key] > made.scores[smear.key] for sharp, smear in contests
+            ),
+        }
+    return figures
+
+
+COLUMNS = {
+    "spearman_psnr": "Spearman, PSNR-Y",
+    "spearman_ssim": "Spearman, SSIM-Y",
+    "pair_accuracy": "pairs",
+    "regret_db": "regret, dB",
+    "regret_mean_of_3_db": "mean of 3, dB",
+    "constructed_spearman_psnr": "constructed: Spearman",
+    "constructed_pair_accuracy": "constructed: pairs",
+    "sharp_over_smeared": "sharp over smeared",
+}
+
+
+def table(results: dict[str, dict[str, float]]) -> str:
+    """Markdown, a line for each scorer."""
+    lines = [f"| scorer | {' | '.join(COLUMNS.values())} |", "|---|" + "---|" * len(COLUMNS)]
+    for name, figures in results.items():
+        cells = [f"{figures[key]:.2f}" if key in figures else "" for key in COLUMNS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(judged: dict[str, Judged], path: Path) -> None:
+    """Each scorer's scores against the true PSNR, both less their mean over the candidates of the image."""
+    columns = min(4, len(judged))
+    rows = math.ceil(len(judged) / columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3.6 * columns, 3.4 * rows), squeeze=False, constrained_layout=True
+    )
+    for axis in axes.flat[len(judged) :]:
+        axis.set_visible(False)
+    for axis, (name, one) in zip(axes.flat, judged.items(), strict=False):
+        for run in sorted({group[0].group.partition("|")[0] for group in one.groups}):
+            x, y = [], []
+            for group in one.groups:
+                if group[0].group.startswith(f"{run}|"):
+                    psnr = np.array([one.psnr[v.key] for v in group])
+                    score = np.array([one.scores[v.key] for v in group])
+                    x.extend(psnr - psnr.mean())
+                    y.extend(score - score.mean())
+            axis.scatter(x, y, s=3, alpha=0.4, label=run, linewidths=0)
+        axis.set_title(f"{name}\nSpearman {one.spearman(one.psnr):.2f}", fontsize=9)
+        axis.set(xlabel="true PSNR-Y less the image's mean, dB", ylabel="score less the image's mean")
+        axis.label_outer()
+        axis.grid(alpha=0.3)
+    axes.flat[0].legend(fontsize=7, markerscale=3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def page(results: dict[str, dict[str, float]], judged: Judged, records: list[Path], picture: str) -> str:
+    """The results as a page."""
+    spread = [max(judged.psnr[v.key] for v in g) - min(judged.psnr[v.key] for v in g) for g in judged.groups]
+    runs = ", ".join(f"{path.parent.parent.name}/{path.parent.name}" for path in records)
+    return f"""# How scorers order the candidates of real runs
+
+{len(judged.versions)} candidates of the runs {runs} (recipe `rain100l-mini`), {len(judged.groups)} groups of
+one run and one image; the best of a group is {statistics.fmean(spread):.2f} dB above its worst in the mean.
+{platform.machine()}, Python {platform.python_version()}. What the columns mean stands at the head of
+`benchmarks/scorer_quality.py`.
+
+{table(results)}
+
+![score against true PSNR]({picture})
+
+Each dot is a candidate; both axes are relative to the mean over those that the run made of that image.
+"""
+
+
+def main() -> None:
+    """Score, judge, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--records", type=Path, nargs="+", required=True)
+    parser.add_argument("--scorers", nargs="*", choices=list(SCORERS), default=list(SCORERS))
+    parser.add_argument(
+        "--also", nargs="*", default=[], metavar="SPEC", help="further scorers, by their strings"
+    )
+    parser.add_argument("--baselines", type=Path, help="folder of weights of published metrics")
+    parser.add_argument("--out", type=Path, default=Path("runs/scorer-quality"), help="page, plot and scores")
+    parser.add_argument("--quick", action="store_true", help="4 images, no published metrics")
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+
+    train, val = chosen.data / "rain100l/train", chosen.data / "rain100l/val"
+    candidates = list(real(chosen.records, ImageFolder(train / "rainy"), ImageFolder(train / "truth")))
+    made, contests = constructed(PairedFolder(val / "rainy", val / "clean"))
+    if chosen.quick:
+        few = sorted({version.id for version in candidates})[:4]
+        candidates = [version for version in candidates if version.id in few]
+        few = sorted({version.id for version in made})[:4]
+        made = [version for version in made if version.id in few]
+        contests = [contest for contest in contests if contest[0].id in few]
+    # A group of one has no order.
+    counts = {group: sum(v.group == group for v in candidates) for group in {v.group for v in candidates}}
+    candidates = [version for version in candidates if counts[version.group] > 1]
+    contestants = {version.key: version for version in [*made, *(v for pair in contests for v in pair)]}
+    psnr, ssim = qualities([*candidates, *contestants.values()], chosen.out / "truth.json")
+
+    results, judged = {}, {}
+    for name in [*chosen.scorers, *chosen.also]:
+        spec = SCORERS.get(name, name)
+        if "{baselines}" in spec and (chosen.baselines is None or chosen.quick):
+            continue
+        spec = spec.format(baselines=chosen.baselines, truth=train / "truth")
+        slug = "".join(c if c.isalnum() else "-" for c in name)
+        try:
+            scores = scored(spec, candidates, chosen.out / f"{slug}.json")
+            of_made = (
+                {key: psnr[key] for key in contestants}
+                if name.startswith("oracle")
+                else scored(spec, list(contestants.values()), chosen.out / f"{slug}-constructed.json")
+            )
+        except ScorerError as problem:
+            print(f"left out: {name}: {problem}")
+            continue
+        judged[name] = Judged(candidates, scores, psnr, ssim)
+        results[name] = judge(name, judged[name], Judged(made, of_made, psnr, ssim), contests)
+        print(f"{name:40} " + "  ".join(f"{key} {value:.2f}" for key, value in results[name].items()))
+
+    picture = chosen.out / "scorer_quality.png"
+    draw(judged, picture)
+    text = page(results, next(iter(judged.values())), chosen.records, picture.name)
+    (chosen.out / "scorer_quality.md").write_text(text)
+    print(table(results))
+    if chosen.json:
+        flat = {
+            f"{''.join(c if c.isalnum() else '_' for c in name)}_{key}": value
+            for name, figures in results.items()
+            for key, value in figures.items()
+        }
+        chosen.json.write_text(json.dumps(flat, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
