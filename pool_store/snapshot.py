@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from pool_store import records
+from pool_store.dumps import check_dump
 from pool_store.errors import PoolError
 from pool_store.schemas import Entry, HistoryItem, PoolSettings
 from pool_store.server import Script
@@ -70,6 +71,7 @@ def snapshot(pool: RewardPool) -> dict[str, Any]:
 
 def restore(pool: RewardPool, state: Mapping[str, Any]) -> None:
     """Makes the contents those of a `snapshot`, at once in every sub-pool; see `RewardPool.restore`."""
+    check_dump(state)
     meta = dict(state["meta"])
     wanted = PoolSettings(fingerprint=pool.fingerprint, keep=pool.keep)
     pool.check("the dump", meta, wanted)

@@ -221,7 +221,7 @@ def pool_routes(host: PoolHost, limits: Limits) -> APIRouter:
     @routes.put("/{pool}/dump", status_code=204)
     def restore(pool: Name, state: Dump) -> None:
         """Makes the entries those of a snapshot."""
-        host.open(pool).restore(state.model_dump())
+        host.open(pool).restore({"meta": state.meta, "entries": state.entries})
 
     return routes
 

@@ -1,0 +1,103 @@
+"""What a dump must look like before a pool takes it: it may come from a file, or over the network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pool_store.errors import PoolError
+from pool_store.schemas import LARGEST, Candidate, Digest, ImageId
+
+_COUNTER = re.compile(r"offers|replacements|stale|stage:\d{1,3}:(offers|replacements)")
+_Count = Annotated[str, Field(pattern=r"^\d{1,15}$")]
+_Figure = Annotated[int, Field(ge=0, lt=2**53)]
+_Few = Annotated[int, Field(ge=0, lt=2**24)]
+_Score = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+
+
+def _finite(text: str) -> str:
+    if not abs(float(text)) < float("inf"):
+        raise ValueError("not a finite number")
+    return text
+
+
+_Sum = Annotated[str, Field(max_length=32), AfterValidator(_finite)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Scored(Candidate):
+    log_odds: _Score
+
+
+class _Past(_Part):
+    time: Annotated[float, Field(allow_inf_nan=False)]
+    step: Annotated[int, Field(ge=0, lt=2**32)]
+    stage: Annotated[int, Field(ge=1, lt=2**8)]
+    log_odds: _Score
+    digest: Digest
+
+
+class _Entry(_Part):
+    candidates: Annotated[list[_Scored], Field(min_length=1, max_length=64)]
+    offers: _Few
+    replacements: _Few
+    history: Annotated[list[_Past], Field(max_length=64)]
+
+    @model_validator(mode="after")
+    def _ranked(self) -> _Entry:
+        scores = [candidate.log_odds for candidate in self.candidates]
+        if scores != sorted(scores, reverse=True):
+            raise ValueError("the candidates are not in order, best first")
+        return self
+
+
+class _Decided(_Part):
+    offers: _Figure
+    replacements: _Figure
+
+
+class _Meta(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, _Count]
+
+    format: str
+    fingerprint: str
+    keep: _Count
+    history: _Count
+    size: _Count | None = None
+    sum: _Sum
+    sum_rest: _Sum
+    rewards: _Sum
+    rewards_rest: _Sum
+    histogram: dict[Annotated[str, Field(pattern=r"^\d{1,3}$")], _Figure]
+    timeline: dict[Annotated[str, Field(pattern=r"^\d{1,12}$")], _Decided]
+
+    @model_validator(mode="after")
+    def _known(self) -> _Meta:
+        unknown = [name for name in self.__pydantic_extra__ or {} if not _COUNTER.fullmatch(name)]
+        if unknown:
+            raise ValueError(f"there is no counter '{unknown[0][:40]}'")
+        return self
+
+
+class _Dump(_Part):
+    meta: _Meta
+    entries: dict[ImageId, _Entry]
+
+
+def check_dump(state: Mapping[str, Any]) -> None:
+    """PoolError unless `state` is made as `RewardPool.dump` makes it; whose it is `restore` looks at."""
+    try:
+        _Dump.model_validate(state)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])[:200]
+        raise PoolError(
+            f"that is no dump of a pool ({place}: {first['msg']}): restore what a dump gave, unchanged"
+        ) from None
