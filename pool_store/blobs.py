@@ -129,8 +129,11 @@ class Blobs:
             self.storage.put(key, stored.digest.encode())
             return stored, image
 
-    def sweep(self, referenced: Set[bytes], kept: Iterable[Sequence[str]], older_than: float) -> Swept:
-        """Removes what is older than `older_than` seconds and not needed, broken leftovers included.
+    def sweep(
+        self, referenced: Set[bytes], kept: Iterable[Sequence[str]], older_than: float
+    ) -> tuple[Swept, tuple[int, int]]:
+        """Removes what is older than `older_than` seconds and not needed, broken leftovers included; tells
+        what went, and the usage after it.
 
         Args:
             referenced: raw digests of the images that are needed.
@@ -143,15 +146,17 @@ class Blobs:
                 needed.add(bytes.fromhex(self.storage.get(key).decode()))
             except PoolMissing:
                 continue
-        blobs = freed = 0
+        blobs = freed = left = size = 0
         horizon = time.time() - older_than
         for item in self.storage.items():
             name = item.key.rpartition("/")[2].removesuffix(".webp")
             spared = item.key.startswith(SOURCES) or item.key in means or _raw(name) in needed
+            candidate = not item.key.startswith((SOURCES, MEANS))
             if item.time <= horizon and not spared and self.storage.remove(item.key, older_than):
-                candidate = not item.key.startswith(MEANS)
                 blobs, freed = blobs + candidate, freed + candidate * item.size
-        return Swept(blobs=blobs, bytes=freed)
+            else:
+                left, size = left + candidate, size + candidate * item.size
+        return Swept(blobs=blobs, bytes=freed), (left, size)
 
     def usage(self) -> tuple[int, int]:
         """Number of candidates and their bytes, by listing all."""

@@ -67,9 +67,13 @@ class PoolHost:
         self.open(name).drop()
 
     def _get(self, name: str, settings: PoolSettings | None) -> RewardPool:
+        known = self._pools.get(name)
+        # Asked without the lock, or whoever waits for a server that is away would wait for the others too.
+        if known is not None and known.valid(settings):
+            return known
         with self._lock:
             pool = self._pools.get(name)
-            if pool is None or not pool.valid(settings):
+            if pool is known or pool is None or not pool.valid(settings):
                 pool = self._pools[name] = RewardPool(
                     self.server,
                     Blobs(open_storage(self._location, name)),
@@ -82,7 +86,7 @@ class PoolHost:
             return pool
 
     def ping(self) -> None:
-        """PoolError unless the server answers and the storage takes, and gives back, a few bytes."""
+        """PoolError unless the server and the storage take what is written."""
         self.server.ping()
         key = f"ping-{uuid.uuid4().hex}"
         self._storage.put(key, b"pong")

@@ -25,12 +25,16 @@ from pool_store.errors import PoolError, PoolFull, PoolUnavailable
 
 Client: TypeAlias = "redis.Redis | RedisCluster"
 CONNECTION: dict[str, Any] = {
-    # 1.2 seconds of retries in all; then the caller decides whether to go on without rewards.
-    "retry": Retry(ExponentialBackoff(cap=0.5, base=0.04), 5),
+    # 1.2 seconds of retries in all; then the caller decides whether to go on without rewards. Not after a
+    # timeout: a server that is silent for that long would only be waited for six times as long.
+    "retry": Retry(ExponentialBackoff(cap=0.5, base=0.04), 5, supported_errors=(redis.ConnectionError,)),
     "socket_connect_timeout": 5.0,
-    "socket_timeout": 30.0,
+    "socket_timeout": 10.0,
 }
 """How a pool's client talks to its server, whatever the address."""
+_PASSING = ("NOREPLICAS", "BUSY", "TRYAGAIN", "CLUSTERDOWN")
+"""How answers begin that another time may bring another one."""
+_PING = b"rgsud:ping"
 _COMMON = Path(__file__).with_name("common.lua").read_text()
 
 
@@ -108,7 +112,7 @@ class Server:
                 remedy = "see to its replicas"
             elif "MISCONF" in reason or "No space left" in reason:
                 kind, remedy = PoolFull, "make room on the disk of its server"
-            elif isinstance(error, redis.ResponseError):
+            elif isinstance(error, redis.ResponseError) and not reason.startswith(_PASSING):
                 kind = PoolError
             elif ailing := self._ailing():
                 kind, reason, remedy = PoolFull, ailing, "make room on that disk, and it goes on by itself"
@@ -149,9 +153,9 @@ class Server:
         return int((next(iter(answer.values())) if isinstance(answer, dict) else answer)[0])
 
     def ping(self) -> None:
-        """PoolError unless the server answers."""
+        """PoolError unless the server answers and takes what is written."""
         with self.answering():
-            self.client.ping()
+            self.client.set(_PING, b"", px=1000)
 
     def close(self) -> None:
         """Ends the connection."""

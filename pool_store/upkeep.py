@@ -32,10 +32,14 @@ def sweep(pool: RewardPool, grace_seconds: float) -> Swept:
     horizon = pool.server.now() - grace_seconds
     for subpool in range(pool.subpools):
         referenced.update(_released(pool, subpool, horizon))
-    swept = pool.blobs.sweep(referenced, kept, grace_seconds)
+    meta = pool.key(0, "meta")
+    with pool.server.answering():
+        blobs, size = (int(count or 0) for count in pool.server.client.hmget(meta, "blobs", "blob_bytes"))
+    swept, (left, left_size) = pool.blobs.sweep(referenced, kept, grace_seconds)
+    # What was found is what there is: a crash, or a lost answer, may have left the counts off.
     with pool.server.answering(), pool.server.transaction() as pipe:
-        pipe.hincrby(pool.key(0, "meta"), "blobs", -swept.blobs)
-        pipe.hincrby(pool.key(0, "meta"), "blob_bytes", -swept.bytes)
+        pipe.hincrby(meta, "blobs", left - blobs)
+        pipe.hincrby(meta, "blob_bytes", left_size - size)
         pipe.execute()
     return swept
 
