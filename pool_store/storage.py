@@ -13,7 +13,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -22,6 +22,8 @@ from pool_store.errors import PoolError, PoolFull, PoolMissing, PoolUnavailable
 
 RESERVE = 4 << 20
 """Bytes of a disk that images leave free: the log of an embedded server on the same disk needs them more."""
+PATIENCE: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=20)}
+"""With an object store that does not answer."""
 OBJECT_STORES = ("s3", "gs", "az", "memory")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -183,7 +185,7 @@ class ObjectStorage:
         else:
             self._prefix = ""
             try:
-                self._store = from_url(url)
+                self._store = from_url(url, retry_config=PATIENCE)
             except exceptions.BaseError as error:
                 raise PoolError(f"cannot use {url} for images: {_first_line(error)}") from error
 

@@ -143,16 +143,20 @@ class Recycler:
         scores = np.asarray(self._scorer.score([candidate for candidate, _ in taken]), np.float64)
         to_beat = self._pool.peek([candidate.id for candidate, _ in taken])
         self.counts.scored += len(taken)
+        offers = []
         for (candidate, lineage), log_odds in zip(taken, scores.tolist(), strict=True):
             current = to_beat.get(candidate.id)
             # Scores only rise: a loser now loses when the offer arrives, so its image need not be written.
             loses = current is not None and log_odds <= current
             image = candidate.image
-            offer = Offer(
-                id=candidate.id,
-                log_odds=log_odds,
-                fingerprint=self._scorer.fingerprint,
-                digest=digest_of(image) if loses else self._pool.put_image(image),
-                lineage=lineage,
+            offers.append(
+                Offer(
+                    id=candidate.id,
+                    log_odds=log_odds,
+                    fingerprint=self._scorer.fingerprint,
+                    digest=digest_of(image) if loses else self._pool.put_image(image),
+                    lineage=lineage,
+                )
             )
-            self.counts.replaced += self._pool.offer(offer).status == "replaced"
+        decisions = self._pool.offer_many(offers)
+        self.counts.replaced += sum(decision.status == "replaced" for decision in decisions)

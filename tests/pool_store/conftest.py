@@ -30,7 +30,7 @@ class Backend:
         self.spec, self.blobs = spec, blobs / "main"
         self.opened: list[Pool] = []
 
-    def open(self, fingerprint: str = SCORER, keep: int = 1, spec: str = "", history: int = 0) -> Pool:
+    def open(self, fingerprint: str | None = SCORER, keep: int = 1, spec: str = "", history: int = 0) -> Pool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DurabilityWarning)
             pool = open_pool(spec or self.spec, fingerprint=fingerprint, keep=keep, history=history)

@@ -30,7 +30,7 @@ def redis_server(folder: Path, **settings: Any) -> Iterator[int]:
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.skip("redis-server is not installed")
-    port = free_port()
+    port = int(settings.pop("port", 0)) or free_port()
     options = {"bind": "127.0.0.1", "port": port, "dir": folder, "save": "", **settings}
     command = [binary, *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
-from pool_store.errors import PoolError
+from pool_store.errors import PoolError, PoolFull
 from pool_store.schemas import Offer
+from tests.pool_store.servers import wait_until
 
 CLIENT = """
 import sys
@@ -162,6 +165,78 @@ def test_a_forked_worker_neither_stops_the_server_nor_holds_the_folder(
     assert embedded.open().peek(["a"]) == {"a": 1.0}
     os.close(writing)
     assert os.waitpid(worker, 0)[1] == 0
+
+
+@pytest.mark.parametrize("fsync", ["always", "everysec"])
+def test_syncs_as_it_is_told(embedded: Any, fsync: str) -> None:
+    pool = embedded.open(spec=embedded.spec + ("" if fsync == "always" else f"?fsync={fsync}"))
+    settings = pool.server.client.config_get("append*")
+    assert (settings["appendonly"], settings["appendfsync"]) == ("yes", fsync)
+
+
+def test_a_server_that_dies_is_started_again(embedded: Any, make_offer: Callable[..., Offer]) -> None:
+    pool = embedded.open()
+    other = embedded.open(spec=pool.address)
+    for number in range(3):
+        pool.offer(make_offer(pool, f"id{number}", float(number), number))
+        os.kill(pool.server.client.info("server")["process_id"], signal.SIGKILL)
+        wait_until(lambda: reachable(pool), "the server is not started again")
+    expected = {f"id{number}": float(number) for number in range(3)}
+    assert (pool.peek(expected), other.peek(expected)) == (expected, expected)
+
+
+def reachable(pool: Any) -> bool:
+    try:
+        pool.peek(["a"])
+    except PoolError:
+        return False
+    return True
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    try:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(disk)], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a small disk cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_loses_nothing_that_was_acknowledged(
+    embedded: Any, small_disk: Path, make_offer: Callable[..., Offer]
+) -> None:
+    pool = embedded.open(spec=f"embedded:{small_disk / 'pool'}")
+    offer = make_offer(pool, "a", 0.0, 1)
+    acknowledged: dict[str, float] = {}
+    # Images leave the last of it to the log; something else may take it.
+    filler = small_disk / "filler"
+    with open(filler, "wb") as file:
+        free = shutil.disk_usage(small_disk).free
+        file.write(bytes(free - (1 << 20)))
+    with pytest.raises(PoolFull, match="No space left on device; see to that disk"):
+        pool.put_image(np.zeros((8, 8, 3), np.uint8))
+    refusal = None
+    for batch in range(500):
+        ids = [f"{batch}-{number}" for number in range(200)]
+        try:
+            pool.offer_many([offer.model_copy(update={"id": id, "log_odds": 1.0}) for id in ids])
+        except PoolError as error:
+            refusal = error
+            break
+        acknowledged.update(dict.fromkeys(ids, 1.0))
+    assert isinstance(refusal, PoolFull)
+    assert f"the disk of {small_disk / 'pool'} is full" in str(refusal)
+    assert len(acknowledged) > 1000
+
+    filler.unlink()
+    wait_until(lambda: reachable(pool), "the pool does not recover")
+    assert pool.peek(acknowledged) == acknowledged
+    assert pool.offer(make_offer(pool, "b", 1.0, 2)).status == "replaced"
+    assert pool.verify().whole
 
 
 def test_refuses_a_folder_that_is_a_file(embedded: Any) -> None:

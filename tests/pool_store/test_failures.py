@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import redis
 
 from pool_store.blobs import Image
 from pool_store.client import open_pool
-from pool_store.errors import PoolError
+from pool_store.errors import PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.schemas import Offer
+from pool_store.server import DurabilityWarning
+from tests.pool_store.servers import free_port, redis_server, wait_until
 
 
 @pytest.mark.parametrize(
@@ -107,3 +111,97 @@ def test_a_full_disk_leaves_the_pool_whole(
     assert backend.files() == before
     assert pool.offer(make_offer(pool, "a", 2.0, 2)).status == "replaced"
     pool.image(pool.entries(["a"])["a"].best.digest)
+
+
+def test_goes_on_when_its_server_is_back(tmp_path: Path, make_offer: Callable[..., Offer]) -> None:
+    settings = {"appendonly": "yes", "appendfsync": "always", "port": free_port()}
+    with redis_server(tmp_path, **settings) as port:
+        pool = open_pool(f"redis://127.0.0.1:{port}/0?blobs={tmp_path / 'blobs'}", fingerprint="scorer-a")
+        pool.offer(make_offer(pool, "a", 1.0, 1))
+        offer = make_offer(pool, "a", 2.0, 2)
+    with pytest.raises(PoolUnavailable, match="does not serve"):
+        pool.offer(offer)
+    with redis_server(tmp_path, **settings):
+        # It knows neither the scripts nor the connections of its predecessor.
+        assert pool.peek(["a"]) == {"a": 1.0}
+        assert pool.offer(offer).status == "replaced"
+        assert [entry.best.log_odds for entry in pool.scan()] == [2.0]
+        pool.close()
+
+
+def test_a_replica_refuses_offers_and_goes_on_reading(
+    redis_tcp: Any, redis7: str, make_offer: Callable[..., Offer]
+) -> None:
+    pool = redis_tcp.open()
+    pool.offer(make_offer(pool, "a", 1.0, 1))
+    offer = make_offer(pool, "a", 2.0, 2)
+    with redis.Redis.from_url(redis7) as client:
+        client.config_set("replica-serve-stale-data", "yes")
+        client.replicaof("127.0.0.1", 1)
+        try:
+            with pytest.raises(
+                PoolUnavailable, match=r"does not serve .*read only.*give the address of its primary"
+            ):
+                pool.offer(offer)
+            assert pool.peek(["a"]) == {"a": 1.0}
+        finally:
+            client.replicaof("NO", "ONE")
+    assert pool.offer(offer).status == "replaced"
+
+
+def test_a_server_that_cannot_persist_refuses_offers(
+    tmp_path: Path, make_offer: Callable[..., Offer]
+) -> None:
+    with redis_server(tmp_path, save="3600 1") as port, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DurabilityWarning)
+        pool = open_pool(f"redis://127.0.0.1:{port}/0?blobs={tmp_path / 'blobs'}", fingerprint="scorer-a")
+        offer = make_offer(pool, "a", 1.0, 1)
+        with redis.Redis(port=port) as client:
+            (tmp_path / "dump.rdb").mkdir()
+            client.bgsave()
+            wait_until(
+                lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "the save succeeds"
+            )
+            with pytest.raises(PoolFull, match=r"MISCONF.*make room on the disk of its server"):
+                pool.offer(offer)
+            (tmp_path / "dump.rdb").rmdir()
+            client.save()
+        assert pool.offer(offer).status == "replaced"
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "message"),
+    [
+        ({}, "", "keeps no append-only log: .*set appendonly yes"),
+        ({"appendonly": "yes", "appendfsync": "everysec"}, "", "appendfsync everysec': a power cut may cost"),
+        ({"appendonly": "yes", "appendfsync": "no"}, "&fsync=everysec", "appendfsync no': a power cut may"),
+        ({"appendonly": "yes", "appendfsync": "everysec"}, "&fsync=everysec", None),
+        ({"appendonly": "yes", "appendfsync": "always"}, "", None),
+    ],
+)
+def test_warns_of_a_server_that_may_lose_rewards(
+    tmp_path: Path, settings: dict[str, str], options: str, message: str | None
+) -> None:
+    with redis_server(tmp_path, **settings) as port, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", DurabilityWarning)
+        spec = f"redis://127.0.0.1:{port}/0?blobs={tmp_path / 'blobs'}{options}"
+        open_pool(spec, fingerprint="scorer-a").close()
+    messages = [str(warning.message) for warning in told if warning.category is DurabilityWarning]
+    assert len(messages) == (message is not None)
+    if message:
+        assert re.search(message, messages[0])
+
+
+def test_a_pool_of_the_old_format_is_named(tcp: Any, server: str) -> None:
+    with redis.Redis.from_url(server) as client:
+        client.hset("{rgsud}:meta", mapping={"format": "1", "fingerprint": "scorer-a", "keep": 1})
+    with pytest.raises(PoolError, match="has format 1, not 2: use the version that wrote it"):
+        tcp.open()
+
+
+def test_a_pool_taken_as_it_is(tcp: Any) -> None:
+    with pytest.raises(PoolMissing, match=r"there is no pool 'main' in .*: make it first"):
+        tcp.open(fingerprint=None)
+    tcp.open(keep=3)
+    assert (tcp.open(fingerprint=None).fingerprint, tcp.open(fingerprint=None).keep) == ("scorer-a", 3)

@@ -125,7 +125,7 @@ def test_the_pool_is_its_model(embedded: Any, make_offer: Callable[..., Offer], 
     run_state_machine_as_test(
         machine(pool, pool.dump(), make_offer),
         settings=settings(
-            max_examples=40,
+            max_examples=30,
             stateful_step_count=25,
             deadline=None,
             database=None,

@@ -228,7 +228,7 @@ def test_pools_of_one_server_are_apart(backend: Any, make_offer: MakeOffer) -> N
     assert other.sweep(0).blobs == 0
     assert pool.sweep(0).blobs == 0
     other.drop()
-    with pytest.raises(PoolError, match="emptied while the pool was open"):
+    with pytest.raises(PoolError, match=r"emptied while the pool was open|there is no pool 'second'"):
         other.offer(make_offer(other, "a", 2.0, 2, fingerprint="scorer-b"))
     assert pool.offer(offer).status == "replaced"
     pool.image(offer.digest)
