@@ -67,7 +67,7 @@ def score(
     finally:
         backend.close()
     _show(backend, rows, as_json)
-    _complain(problems, len(found))
+    _complain(problems)
 
 
 def _score_all(
@@ -84,7 +84,7 @@ def _score_all(
         scored = _scored(backend, held, problems)
         rows.extend((candidate.id, log_odds) for candidate, log_odds in scored)
         if heatmap is not None:
-            _draw(backend, scored, heatmap)
+            _draw(backend, scored, heatmap, problems)
         held.clear()
 
     for candidate in _load(found, rainy, problems):
@@ -117,13 +117,18 @@ def _patiently(backend: ScoreBackend, candidates: list[Candidate]) -> NDArray[np
     return backend.score(candidates)
 
 
-def _draw(backend: ScoreBackend, scored: list[tuple[Candidate, float]], target: Path) -> None:
+def _draw(
+    backend: ScoreBackend, scored: list[tuple[Candidate, float]], target: Path, problems: list[str]
+) -> None:
     from iqa_service.heatmap import draw_heatmap, tile_scores
 
     for candidate, log_odds in scored:
         path = target if target.suffix else target / f"{candidate.id}.png"
         title = f"{candidate.id}: log-odds {log_odds:+.2f} by {backend.name}"
-        draw_heatmap(candidate.image, tile_scores(backend, candidate), title, path)
+        try:
+            draw_heatmap(candidate.image, tile_scores(backend, candidate), title, path)
+        except ScorerError as error:  # a tile may be too small for a scorer that the image is not
+            problems.append(f"no heatmap of '{candidate.id}', {error}")
 
 
 def _find(sources: list[Path], problems: list[str]) -> dict[str, Path]:
@@ -183,7 +188,7 @@ def _reference(scorer: str, candidates: list[Candidate], path: Path, problems: l
         )
     written = write_reference(options["of"], candidates, path)
     typer.echo(f"The reference of {written.images} images: {path}", err=True)
-    _complain(problems, len(candidates) + len(problems))
+    _complain(problems)
 
 
 def _show(backend: ScoreBackend, rows: list[tuple[str, float]], as_json: bool) -> None:
@@ -212,7 +217,7 @@ def _reward(log_odds: float) -> float:
     return 1 / (1 + math.exp(-log_odds)) if log_odds > -700 else 0.0
 
 
-def _complain(problems: list[str], count: int) -> None:
+def _complain(problems: list[str]) -> None:
     if problems:
-        more = f", and {len(problems) - 1} more like it" if len(problems) > 1 else ""
-        raise ScorerError(f"{len(problems)} of {count} not scored: {problems[0]}{more}")
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise ScorerError(f"not everything was scored: {problems[0]}{more}")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from iqa_service.backends import Candidate, LocalBackend, ScoreBackend
+from iqa_service.consistency import ConsistentBackend
 from iqa_service.views import Image
 
 _EDGE = 128
@@ -30,7 +31,8 @@ def tile_scores(backend: ScoreBackend, candidate: Candidate) -> NDArray[np.float
         ScorerError: the scorer fails on a tile.
     """
     height, width = candidate.image.shape[:2]
-    edge = backend.scorer.geometry.size if isinstance(backend, LocalBackend) else _EDGE
+    inner = backend.backend if isinstance(backend, ConsistentBackend) else backend
+    edge = inner.scorer.geometry.size if isinstance(inner, LocalBackend) else _EDGE
     edge = min(max(edge, math.ceil(2 * max(height, width) / _ACROSS)), height, width)
     boxes = [
         (slice(top, top + edge), slice(left, left + edge))

@@ -70,8 +70,9 @@ def test_what_cannot_be_read_costs_no_other_image(monkeypatch, capsys, folder: P
     said = capsys.readouterr()
     assert code == 2
     assert len(json.loads(said.out)["scores"]) == 2
-    assert "2 of 4 not scored: cannot read" in said.err
+    assert "not everything was scored: cannot read" in said.err
     assert "text.png' as an image" in said.err
+    assert ", and 1 more" in said.err
 
 
 def test_what_the_scorer_refuses_costs_no_other_image(monkeypatch, capsys, folder: Path) -> None:
@@ -80,7 +81,7 @@ def test_what_the_scorer_refuses_costs_no_other_image(monkeypatch, capsys, folde
     said = capsys.readouterr()
     assert code == 2
     assert [row["image"] for row in json.loads(said.out)["scores"]] == ["city/china", "flower"]
-    assert "1 of 3 not scored: an image of 1 x 300 pixels is a strip" in said.err
+    assert "not everything was scored: an image of 1 x 300 pixels is a strip" in said.err
 
 
 def test_a_service_without_room_is_asked_again(monkeypatch, capsys, folder: Path) -> None:

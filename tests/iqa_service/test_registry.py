@@ -35,7 +35,7 @@ class Elsewhere:
         ("local:random?seed=-1", "input should be greater than or equal to 0"),
         ("local:daclip-lite?tiles=0", "option 'tiles' of 'local:daclip-lite' is '0': input should be"),
         ("local:daclip-lite?views=tyles", "is 'tyles': input should be 'centre' or 'tiles'"),
-        ("local:daclip-lite?precision=float8", "input should be 'float32', 'bfloat16'"),
+        ("local:daclip-lite?precision=float8", "input should be 'float32' or 'bfloat16'"),
         ("local:daclip-lite?device=gpu0", "device 'gpu0' cannot be used"),
         ("local:random?seed", "option 'seed' of 'local:random' has no value"),
         ("local:random?seed=1&seed=2", "option 'seed' of 'local:random' is given twice"),
