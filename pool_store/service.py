@@ -30,7 +30,7 @@ def create_app(
 
     Without tokens it serves everyone who reaches it by a name of this machine.
     """
-    limits = limits or Limits()
+    tokens, limits = tokens or Tokens(), limits or Limits()
 
     def statistics() -> dict[str, Stats]:
         return {name: host.open(name).stats() for name in host.names()}
@@ -45,8 +45,8 @@ def create_app(
         redirect_slashes=False,
     )
     answer_with_problems(app)
-    app.add_middleware(Gate, tokens=tokens or Tokens(), limits=limits, metrics=metrics, access_log=access_log)
-    app.include_router(pool_routes(host, limits))
+    app.add_middleware(Gate, tokens=tokens, limits=limits, metrics=metrics, access_log=access_log)
+    app.include_router(pool_routes(host, limits, shared=not tokens))
 
     @app.get("/healthz")
     async def healthy() -> Health:

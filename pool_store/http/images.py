@@ -57,13 +57,12 @@ def _webp_size(body: bytes) -> tuple[int, int]:
     return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
 
 
-def preview(encoded: bytes, width: int) -> bytes:
-    """A lossy WebP of a stored image, at most `width` pixels wide."""
-    with Pillow.open(io.BytesIO(encoded), formats=["WEBP"]) as file:
-        image = file.convert("RGB")
-    if image.width > width:
-        height = max(1, round(image.height * width / image.width))
-        image = image.resize((width, height), Pillow.Resampling.LANCZOS, reducing_gap=3)
+def preview(image: Image, width: int) -> bytes:
+    """A lossy WebP of a uint8 H,W,3 image, at most `width` pixels wide."""
+    picture = Pillow.fromarray(image)
+    if picture.width > width:
+        height = max(1, round(picture.height * width / picture.width))
+        picture = picture.resize((width, height), Pillow.Resampling.LANCZOS, reducing_gap=3)
     small = io.BytesIO()
-    image.save(small, "WEBP", quality=82, method=2)
+    picture.save(small, "WEBP", quality=82, method=2)
     return small.getvalue()

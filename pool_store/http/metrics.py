@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from pool_store.errors import PoolError
 from pool_store.schemas import Stats
 
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 
@@ -29,8 +30,8 @@ class Metrics:
         self.registry.register(_Pools(pools))
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Counts one request."""
-        self._requests.labels(method, route, str(status)).observe(seconds)
+        """Counts one request; unknown methods together, or clients could make labels without end."""
+        self._requests.labels(method if method in _METHODS else "other", route, str(status)).observe(seconds)
 
 
 class _Pools(Collector):

@@ -12,8 +12,8 @@ import anyio
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from pool_store.blobs import digest_of, encode
-from pool_store.errors import PoolMissing
+from pool_store.blobs import Image, decode, digest_of, encode
+from pool_store.errors import PoolError, PoolMissing
 from pool_store.host import PoolHost
 from pool_store.http.images import decode_upload, preview
 from pool_store.http.limits import ENTRIES_A_PAGE, PREVIEW_WIDTHS, Limits
@@ -43,7 +43,7 @@ Width = Annotated[
 ]
 Upload = Annotated[bytes, Body(media_type="image/webp", description="Plain lossless WebP, or PNG.")]
 Finite = Annotated[float | None, Query(allow_inf_nan=False)]
-FOREVER = "public, max-age=31536000, immutable"
+FOREVER = "max-age=31536000, immutable"
 FRESH = "no-cache"
 _IMAGE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/webp": {}}},
@@ -54,11 +54,12 @@ HISTORY = 8
 """Replacements that an entry remembers where the pool's maker does not say."""
 _CHUNK = 64 << 10
 _PREVIEWS = 256
-"""Previews held in memory, of at most some 150 KB each."""
+"""Previews held in memory, some 10 to 150 KB each."""
 
 
-def pool_routes(host: PoolHost, limits: Limits) -> APIRouter:
-    """Every route of the pools in `host`."""
+def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
+    """Every route of the pools in `host`; `shared` says that caches may give images to anyone."""
+    forever = f"{'public' if shared else 'private'}, {FOREVER}"
     routes = APIRouter(prefix="/v1/pools")
     # Threads of their own, so that uploads never keep offers waiting; of them only some hold decoded pixels.
     uploads = anyio.CapacityLimiter(4 * limits.decoders)
@@ -66,7 +67,8 @@ def pool_routes(host: PoolHost, limits: Limits) -> APIRouter:
 
     @lru_cache(_PREVIEWS)
     def preview_of(pool: RewardPool, digest: str, width: int) -> bytes:
-        return preview(pool.encoded(digest), width)
+        with decoding:
+            return preview(_stored(pool.encoded(digest), digest), width)
 
     def blob(request: Request, pool: RewardPool, digest: str, width: int | None, cache: str) -> Response:
         tag = f'"{digest}"' if width is None else f'"{digest}-{width}"'
@@ -134,7 +136,7 @@ def pool_routes(host: PoolHost, limits: Limits) -> APIRouter:
     @routes.get("/{pool}/blobs/{digest}", response_class=Response, responses=_IMAGE)
     def get_blob(pool: Name, digest: BlobDigest, request: Request, width: Width = None) -> Response:
         """An image by its digest, or a preview of it."""
-        return blob(request, host.open(pool), digest, width, FOREVER)
+        return blob(request, host.open(pool), digest, width, forever)
 
     @routes.put("/{pool}/sources/{id:path}", status_code=204)
     async def put_source(pool: Name, id: Id, body: Upload) -> None:
@@ -153,7 +155,14 @@ def pool_routes(host: PoolHost, limits: Limits) -> APIRouter:
         """The rainy image, or a preview of it."""
         encoded = host.open(pool).source_encoded(id)
         tag = f'"{hashlib.sha256(encoded).hexdigest()}-{width or "full"}"'
-        return _image(request, tag, FRESH, lambda: encoded if width is None else preview(encoded, width))
+
+        def body() -> bytes:
+            if width is None:
+                return encoded
+            with decoding:
+                return preview(_stored(encoded, f"of the rainy image of '{id}'"), width)
+
+        return _image(request, tag, FRESH, body)
 
     @routes.post("/{pool}/entries")
     def find_entries(pool: Name, asked: Ids) -> Entries:
@@ -195,7 +204,10 @@ def pool_routes(host: PoolHost, limits: Limits) -> APIRouter:
     ) -> Response:
         """The reward of a rainy image: its best candidate, or the mean of those kept."""
         opened = host.open(pool)
-        digest = _entry(opened, id).best.digest if kind == "best" else opened.reward(id, "mean")[0]
+        digest = _entry(opened, id).best.digest
+        if kind == "mean":
+            with decoding:
+                digest, _ = opened.reward(id, "mean")
         return blob(request, opened, digest, width, FRESH)
 
     @routes.get("/{pool}/stats")
@@ -241,6 +253,13 @@ def _entry(pool: RewardPool, id: str) -> Any:
     if id not in found:
         raise PoolMissing(f"'{id}' has no reward in this pool yet: offer one")
     return found[id]
+
+
+def _stored(encoded: bytes, what: str) -> Image:
+    try:
+        return decode(encoded, what)
+    except PoolError as error:
+        raise Problem(500, str(error)) from None  # nothing that the client asked for is wrong
 
 
 def _image(request: Request, tag: str, cache: str, body: Callable[[], bytes]) -> Response:

@@ -57,11 +57,11 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=FINISH_SECONDS,
         )
-        # uvicorn hands the signal on when it has ended: here to what lets the pools be closed too.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         shown = f"[{host}]" if ":" in host else host
-        on_ready(f"http://{shown}:{listener.getsockname()[1]}")
         with contextlib.suppress(KeyboardInterrupt):
+            # uvicorn hands the signal on when it has ended: here to what lets the pools be closed too.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            on_ready(f"http://{shown}:{listener.getsockname()[1]}")
             uvicorn.Server(config).run(sockets=[listener])
 
 

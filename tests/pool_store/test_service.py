@@ -14,6 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pool_store.blobs import Image, digest_of
+from tests.pool_store.answers import sentence
 
 Picture = Callable[[int], Image]
 V1 = "/v1/pools/demo"
@@ -40,15 +41,6 @@ def offer(client: TestClient, id: str, log_odds: float, image: Image, step: int 
     lineage = {"run": "run", "step": step, "stage": 1, "worker": 0, "time": 1000.0 + step}
     one = {"id": id, "log_odds": log_odds, "fingerprint": "f", "digest": digest_of(image), "lineage": lineage}
     return client.post(f"{V1}/offers", json={"offers": [one]}).json()["decisions"][0]
-
-
-def sentence(answer: Any, status: int) -> str:
-    """The sentence of an answer that must be a problem of that status."""
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-    body = answer.json()
-    assert body["status"] == status
-    assert "\n" not in body["detail"]
-    return str(body["detail"])
 
 
 def test_the_life_of_a_pool(service: TestClient) -> None:
@@ -96,7 +88,7 @@ def test_a_blob_comes_back_with_tag_and_cache_headers(demo: TestClient, picture:
     sentence(demo.get(url.replace(digest_of(image), "0" * 64)), 404)
 
 
-def test_previews_are_smaller_and_tagged_apart(demo: TestClient) -> None:
+def test_previews_are_smaller_and_tagged_apart(demo: TestClient, tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     put(demo, image)
     url = f"{V1}/blobs/{digest_of(image)}"
@@ -106,6 +98,9 @@ def test_previews_are_smaller_and_tagged_apart(demo: TestClient) -> None:
     held = {"if-none-match": small.headers["etag"]}
     assert demo.get(url, params={"width": 30}, headers=held).status_code == 304
     assert decoded(demo.get(url, params={"width": 1000}).content).shape == image.shape
+    (file,) = tmp_path.rglob(f"{digest_of(image)}.webp")
+    file.write_bytes(file.read_bytes()[:100])
+    assert "corrupt" in sentence(demo.get(url, params={"width": 40}), 500)
     for width in (0, 15, 1025, -1, "x"):
         assert "query.width" in sentence(demo.get(url, params={"width": width}), 422)
 

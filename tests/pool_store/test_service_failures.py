@@ -22,17 +22,10 @@ from pool_store.host import PoolHost
 from pool_store.schemas import PoolSettings
 from pool_store.service import create_app
 from pool_store.store import RewardPool
+from tests.pool_store.answers import sentence
 
 Picture = Callable[[int], Image]
 V1 = "/v1/pools/demo"
-
-
-def sentence(answer: Any, status: int) -> str:
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-    detail = str(answer.json()["detail"])
-    assert "\n" not in detail
-    assert "Traceback" not in detail
-    return detail
 
 
 class Server:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +14,11 @@ from fastapi.testclient import TestClient
 from pool_store.blobs import digest_of, encode
 from pool_store.errors import PoolError
 from pool_store.host import PoolHost
-from pool_store.http.limits import IDS_A_REQUEST, OFFERS_A_REQUEST, Limits, TokenBucket
+from pool_store.http.limits import Limits
 from pool_store.http.security import Tokens
 from pool_store.http.server import serve
 from pool_store.service import create_app
+from tests.pool_store.answers import raw, sentence
 from tests.pool_store.servers import serving
 
 WRITER, READER = "w" * 32, "r" * 32
@@ -46,11 +45,6 @@ def guarded(pool_host: PoolHost) -> TestClient:
 
 def bearer(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
-
-
-def sentence(answer: Any, status: int) -> str:
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-    return str(answer.json()["detail"])
 
 
 def operations(app: FastAPI) -> Iterator[tuple[str, str]]:
@@ -105,6 +99,24 @@ def test_methods_and_paths_that_do_not_exist_need_write(guarded: TestClient) -> 
     ):
         sentence(guarded.request(method, path), 401)
         sentence(guarded.request(method, path, headers=bearer(READER)), 403)
+
+
+def test_assets_lead_nowhere_else_and_caches_keep_nothing(guarded: TestClient) -> None:
+    for path in ("/assets/%2e%2e/v1/pools", "/assets/..%2fmetrics", "/assets//v1/pools"):
+        assert guarded.get(path).status_code == 404
+    image = np.zeros((2, 2, 3), np.uint8)
+    url = f"{V1}/blobs/{digest_of(image)}"
+    headers = bearer(WRITER) | {"content-type": "image/webp"}
+    assert guarded.put(url, content=encode(image), headers=headers).status_code == 201
+    assert guarded.get(url, headers=bearer(READER)).headers["cache-control"].startswith("private, ")
+
+
+def test_methods_without_end_make_no_labels_without_end(guarded: TestClient) -> None:
+    for number in range(5):
+        guarded.request(f"M{number}", "/")
+    text = guarded.get("/metrics", headers=bearer(READER)).text
+    assert 'method="other"' in text
+    assert 'method="M' not in text
 
 
 def test_no_body_is_read_from_who_may_not_send_it(guarded: TestClient) -> None:
@@ -250,18 +262,6 @@ def test_no_path_escapes(service_port: int, escape: str) -> None:
     assert status in (400, 404, 405, 422)
 
 
-def raw(port: int, *lines: str, body: bytes = b"") -> tuple[int, bytes, bytes]:
-    """Status, head and body of what a server answers to these very lines."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-        head = "\r\n".join([*lines, "Connection: close", "", ""]).encode("utf-8")
-        connection.sendall(head + body)
-        received = b""
-        while chunk := connection.recv(65536):
-            received += chunk
-    head_bytes, _, rest = received.partition(b"\r\n\r\n")
-    return int(head_bytes.split(b" ")[1]), head_bytes.lower(), rest
-
-
 @pytest.mark.parametrize(
     ("lines", "statuses"),
     [
@@ -299,88 +299,3 @@ def test_header_tricks_are_refused(
 def test_overriding_headers_change_nothing(service_port: int, header: str) -> None:
     status, _, body = raw(service_port, f"GET {V1} HTTP/1.1", "Host: localhost", header)
     assert (status, b'"name":"demo"' in body) == (200, True)
-
-
-@pytest.fixture
-def narrow(pool_host: PoolHost) -> Callable[..., TestClient]:
-    def make(**limits: Any) -> TestClient:
-        client = TestClient(create_app(pool_host, limits=Limits(**limits)), "http://localhost")
-        client.put(V1, json={"fingerprint": "f"})
-        return client
-
-    return make
-
-
-def test_a_body_is_limited_with_and_without_its_length(narrow: Callable[..., TestClient]) -> None:
-    client = narrow(body=1000)
-    url, headers = f"{V1}/blobs/{ZERO}", {"content-type": "image/webp"}
-    sentence(client.put(url, content=b"x" * 1000, headers=headers), 415)
-    assert "larger than 1000 bytes" in sentence(client.put(url, content=b"x" * 1001, headers=headers), 413)
-    sent = []
-
-    def chunks() -> Iterator[bytes]:
-        for _ in range(100):
-            sent.append(1)
-            yield b"x" * 100
-
-    assert "larger than 1000 bytes" in sentence(client.put(url, content=chunks(), headers=headers), 413)
-
-
-def test_a_body_that_stops_is_not_waited_for(
-    service_port: int, monkeypatch: pytest.MonkeyPatch, demo: TestClient
-) -> None:
-    monkeypatch.setattr("pool_store.http.limits.STALLED_SECONDS", 0.2)
-    lines = (f"PUT {V1}/blobs/{ZERO} HTTP/1.1", "Host: localhost", "Content-Type: image/webp")
-    status, _, body = raw(service_port, *lines, "Content-Length: 100", body=b"x" * 10)
-    assert (status, b"nothing came for 0.2 s" in body) == (408, True)
-    assert demo.get(V1).status_code == 200
-
-
-def test_a_snapshot_has_a_limit_of_its_own(narrow: Callable[..., TestClient]) -> None:
-    client = narrow(body=100, dump=10_000)
-    assert client.put(f"{V1}/dump", json={"meta": {"a": "x" * 200}, "entries": {}}).status_code == 422
-    sentence(client.put(f"{V1}/dump", json={"meta": {"a": "x" * 10_000}, "entries": {}}), 413)
-
-
-def test_pixels_are_limited(narrow: Callable[..., TestClient]) -> None:
-    client = narrow(pixels=100)
-    for shape, status in (((10, 10, 3), 201), ((10, 11, 3), 413)):
-        image = np.zeros(shape, np.uint8)
-        url = f"{V1}/blobs/{digest_of(image)}"
-        answer = client.put(url, content=encode(image), headers={"content-type": "image/webp"})
-        assert answer.status_code == status
-
-
-def test_batches_and_ids_are_limited(demo: TestClient) -> None:
-    assert demo.post(f"{V1}/peek", json={"ids": ["a"] * IDS_A_REQUEST}).status_code == 200
-    for path in ("peek", "entries"):
-        said = sentence(demo.post(f"{V1}/{path}", json={"ids": ["a"] * (IDS_A_REQUEST + 1)}), 422)
-        assert f"at most {IDS_A_REQUEST} items" in said
-    lineage = {"run": "run", "step": 1, "stage": 1, "time": 0.0}
-    offer = {"id": "a", "log_odds": 0.0, "fingerprint": "f", "digest": ZERO, "lineage": lineage}
-    answer = demo.post(f"{V1}/offers", json={"offers": [offer] * (OFFERS_A_REQUEST + 1)})
-    assert f"at most {OFFERS_A_REQUEST} items" in sentence(answer, 422)
-    for id in ("", "..", "a/../b", "/a", "a/", ".a", "a\\b", "a\nb", "x" * 257):
-        sentence(demo.post(f"{V1}/peek", json={"ids": [id]}), 422)
-
-
-def test_the_rate_is_limited(narrow: Callable[..., TestClient]) -> None:
-    client = narrow(rate=2)
-    answers = [client.get("/healthz") for _ in range(8)]
-    assert [answer.status_code for answer in answers[:3]] == [200] * 3
-    refused = next(answer for answer in answers if answer.status_code == 429)
-    assert "more than 2 requests a second" in sentence(refused, 429)
-    assert int(refused.headers["retry-after"]) >= 1
-
-
-def test_a_token_bucket_fills_by_time_and_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    bucket = TokenBucket(10)
-    assert [bucket.wait("a") for _ in range(20)] == [0.0] * 20
-    assert bucket.wait("a") == pytest.approx(0.1)
-    assert bucket.wait("b") == 0.0
-    now += 0.11
-    assert [bucket.wait("a") > 0 for _ in range(2)] == [False, True]
-    now += 1000.0
-    assert [bucket.wait("a") > 0 for _ in range(21)] == [False] * 20 + [True]

@@ -1,0 +1,28 @@
+"""How the tests look at what the service answers."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+
+def sentence(answer: Any, status: int) -> str:
+    """The sentence of an answer that must be a problem of that status."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    body = answer.json()
+    assert body["status"] == status
+    assert "\n" not in body["detail"]
+    assert "Traceback" not in body["detail"]
+    return str(body["detail"])
+
+
+def raw(port: int, *lines: str, body: bytes = b"") -> tuple[int, bytes, bytes]:
+    """Status, head and body of what a server answers to these very lines."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        head = "\r\n".join([*lines, "Connection: close", "", ""]).encode("utf-8")
+        connection.sendall(head + body)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+    head_bytes, _, rest = received.partition(b"\r\n\r\n")
+    return int(head_bytes.split(b" ")[1]), head_bytes.lower(), rest
