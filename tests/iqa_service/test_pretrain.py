@@ -3,7 +3,6 @@ import PIL.Image
 import pytest
 import torch
 
-from iqa_service.backends import open_scorer
 from iqa_service.daclip import load_daclip, load_rule
 from iqa_service.errors import ScorerError
 from iqa_service.pretrain import (
@@ -15,6 +14,7 @@ from iqa_service.pretrain import (
     ranking_loss,
     split_photographs,
 )
+from iqa_service.registry import open_scorer
 from iqa_service.scorer import Candidate
 from iqa_service.sparring import Sparring
 
