@@ -40,14 +40,14 @@ from pool_store.client import open_pool
 from pool_store.errors import PoolError, PoolFull, PoolUnavailable
 from pool_store.schemas import Lineage, Offer
 
-url, seed, phases = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+url, seed, phases, begin = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 chance, number = random.Random(seed), 0
 pool = open_pool(url, fingerprint="scorer-a")
 while True:
     number += 1
     image = np.random.default_rng([seed, number]).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    # They rise, so that offers go on being accepted.
-    id, log_odds = f"folder/{chance.randrange(40)}", chance.gauss(number / 30, 1.0)
+    # They rise, so that every client's offers go on being accepted.
+    id, log_odds = f"folder/{chance.randrange(40)}", chance.gauss(time.time() - begin, 1.0)
     lineage = Lineage(run=f"run {seed}", step=number, stage=1, time=time.time())
     try:
         digest = pool.put_image(image)
@@ -66,11 +66,11 @@ while True:
 class Client:
     """A process that puts and offers without end, and what it has said so far."""
 
-    def __init__(self, url: str, log: Path, seed: int, phases: int = 2) -> None:
+    def __init__(self, url: str, log: Path, seed: int, *, phases: int = 2, begin: float = 0.0) -> None:
         self.log = log
         with open(log, "wb") as said:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", CLIENT, url, str(seed), str(phases)], stdout=said
+                [sys.executable, "-c", CLIENT, url, str(seed), str(phases), str(begin)], stdout=said
             )
 
     def said(self, *words: str) -> list[list[str]]:
@@ -88,7 +88,7 @@ class Arena:
 
     def __init__(self, service: Any, redis_server: Any | None, folder: Path, chance: random.Random) -> None:
         self.service, self.redis_server, self.folder, self.chance = service, redis_server, folder, chance
-        self.url = f"{service.url}/walk"
+        self.url, self.begin = f"{service.url}/walk", time.time()
         open_pool(self.url, fingerprint=SCORER).close()
         self.clients: list[Client] = []
         for _ in range(CLIENTS):
@@ -96,7 +96,7 @@ class Arena:
 
     def join(self) -> Client:
         log = self.folder / f"client-{len(self.clients)}"
-        self.clients.append(Client(self.url, log, self.chance.randrange(10**9)))
+        self.clients.append(Client(self.url, log, self.chance.randrange(10**9), begin=self.begin))
         return self.clients[-1]
 
     def running(self) -> list[Client]:
