@@ -36,7 +36,7 @@ def serve(
     replicas: Annotated[int, typer.Option(min=1, help="Copies of the scorer; they share the cores.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs, or a share of one, for each copy.")] = 0.0,
     precision: Annotated[
-        Literal["float32", "bfloat16", "int8"] | None, typer.Option(help="Of the scorer's image tower.")
+        Literal["float32", "bfloat16"] | None, typer.Option(help="Of the scorer's image tower.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Views scored at once.")] = 64,
     name: Annotated[str, typer.Option(help="serve:NAME is the scorer within this machine's Ray.")] = "iqa",

@@ -1,0 +1,333 @@
+"""How fast images are scored: against the machine's matrix rate, the naive way, and through the service.
+
+    python benchmarks/scoring_throughput.py --threads 2 [--quick] [--json FILE] [--page FILE]
+
+All figures are of one run, and the shares and ratios are of figures measured beside each other in it:
+- matrix rate: the fastest of the products that a ViT-B/32 consists of, by torch's linear layer in the same
+  precision and with the same threads;
+- roofline share: FLOPs of the scored images a second over the matrix rate;
+- the naive way: one image at a time, in float32, the words encoded anew for each;
+- the service's share: images a second of some callers together over those of the same scorer in this process.
+
+ViT-B/32 is the architecture of the released DA-CLIP with random weights (speed does not depend on them);
+daclip-lite comes with the package. Images are of the size that the scorer looks at, so that no time goes into
+cutting views.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+# On shared cores, OpenMP threads that spin for each other take the time from the one that works.
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import numpy as np
+import open_clip
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from iqa_service.backends import Candidate, ScoreBackend
+from iqa_service.daclip import DaCLIP, Rule, load_daclip, load_rule, save_daclip
+from iqa_service.registry import open_scorer
+from iqa_service.schemas import ServiceSettings
+from iqa_service.scorer import LITE_WEIGHTS, DaclipScorer
+
+PRECISIONS = ("float32", "bfloat16")
+SERVED = "bfloat16"
+IMAGES_A_CALL = 16
+PAGE = Path(__file__).parent / "results" / "scoring_throughput.md"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    rounds: int = 5
+    seconds: float = 3.0
+    batches: tuple[int, ...] = (1, 4, 16, 64)
+    callers: tuple[int, ...] = (1, 4, 16)
+    served: tuple[str, ...] = ("vit-b32", "daclip-lite")
+
+
+QUICK = Effort(1, 0.2, (1, 16), (4,), ("daclip-lite",))
+
+
+def rate(work: Callable[[], object], units: float, seconds: float) -> float:
+    """Units a second of ``work``, done for some seconds after once to warm up."""
+    work()
+    done, started = 0, time.perf_counter()
+    while done == 0 or time.perf_counter() - started < seconds:
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        done += 1
+    return units * done / (time.perf_counter() - started)
+
+
+def matrix_rate(precision: str, device: str, seconds: float) -> float:
+    """FLOP/s of the fastest matrix product of a ViT-B/32 with 64 images in a batch."""
+    kind = getattr(torch, precision)
+    rates = []
+    for rows, inner, columns in ((3200, 768, 3072), (3200, 3072, 768), (3200, 768, 768)):
+        layer = torch.nn.Linear(inner, columns, dtype=kind, device=device)
+        given = torch.randn(rows, inner, dtype=kind, device=device)
+        with torch.inference_mode():
+            rates.append(rate(lambda: layer(given), 2.0 * rows * inner * columns, seconds))  # noqa: B023
+    return max(rates)
+
+
+def flops_of(model: DaCLIP) -> float:
+    """FLOPs of the controller for one image."""
+    pixels = torch.zeros(1, 3, model.image_size, model.image_size)
+    # In training mode no fused kernel hides its products from the counter.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model.train().encode_degradation(pixels)
+    model.eval()
+    return float(counter.get_total_flops())
+
+
+def naive_rate(model: DaCLIP, rule: Rule, device: str, seconds: float) -> float:
+    """Images a second, one at a time in float32, with the words encoded for each."""
+    model.to(device)
+    image = torch.randint(0, 256, (1, 3, model.image_size, model.image_size), dtype=torch.uint8)
+
+    @torch.no_grad()
+    def score() -> float:
+        text = model.text_directions(rule.words)
+        logits = model.degradation_logits(model.encode_degradation(model.normalise(image.to(device))), text)
+        return float(logits.softmax(dim=-1)[0, 0])
+
+    return rate(score, 1.0, seconds)
+
+
+def images(count: int, size: int) -> list[Candidate]:
+    """Noise of the size that a scorer looks at."""
+    random = np.random.default_rng(0)
+    made = random.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    return [Candidate(str(number), image) for number, image in enumerate(made)]
+
+
+def in_process(name: str, weights: Path, device: str, effort: Effort) -> dict[str, float]:
+    """Images a second by precision and batch, with their shares of the matrix rate."""
+    model, rule = load_daclip(weights), load_rule(weights)
+    flops, size = flops_of(model), model.image_size
+    figures = {
+        f"{name}_gflop_per_image": flops / 1e9,
+        f"{name}_naive_images_per_s": naive_rate(model, rule, device, effort.seconds),
+    }
+    views = np.stack([candidate.image for candidate in images(max(effort.batches), size)])[:, None]
+    for precision in PRECISIONS:
+        scorer = DaclipScorer(model.to(device), rule, "centre", name, precision=precision)
+        matrix: list[float] = []
+        found: dict[int, list[float]] = {batch: [] for batch in effort.batches}
+        for _ in range(effort.rounds):
+            matrix.append(matrix_rate(precision, device, effort.seconds / 3))
+            for batch, rates in found.items():
+                rates.append(rate(lambda: scorer.score(views[:batch]), batch, effort.seconds))  # noqa: B023
+        figures[f"{name}_{precision}_matrix_gflop_per_s"] = statistics.median(matrix) / 1e9
+        for batch, rates in found.items():
+            key = f"{name}_{precision}_batch{batch}"
+            figures[f"{key}_images_per_s"] = statistics.median(rates)
+            shares = [flops * each / top for each, top in zip(rates, matrix, strict=True)]
+            figures[f"{key}_roofline_share"] = statistics.median(shares)
+        best = max(statistics.median(rates) for rates in found.values())
+        figures[f"{name}_{precision}_over_naive_ratio"] = best / figures[f"{name}_naive_images_per_s"]
+    return figures
+
+
+def together(backends: list[ScoreBackend], sent: list[Candidate], calls: int) -> float:
+    """Images a second of callers that each score ``sent`` so many times in a row."""
+
+    def call(backend: ScoreBackend) -> None:
+        for _ in range(calls):
+            backend.score(sent)
+
+    with ThreadPoolExecutor(len(backends)) as threads:
+        started = time.perf_counter()
+        list(threads.map(call, backends))
+        return len(backends) * calls * len(sent) / (time.perf_counter() - started)
+
+
+def service(name: str, spec: str, device: str, threads: int, effort: Effort) -> dict[str, float]:
+    """The service's share of the rate in process, by way and number of callers."""
+    from iqa_service.app import deploy_scorer
+
+    figures: dict[str, float] = {}
+    gpus = 1 if device == "cuda" else 0
+    settings = ServiceSettings(scorer=spec, device=device, cpus=threads, gpus=gpus)
+    local = open_scorer(settings.spec)
+    with serving() as url:
+        by_handle = deploy_scorer(settings)
+        size = open_scorer(by_handle).info.views.size  # type: ignore[attr-defined]
+        sent, reference = images(IMAGES_A_CALL, size), images(64, size)
+
+        def alone() -> float:
+            return rate(lambda: local.score(reference), len(reference), effort.seconds)
+
+        for way, address in (("handle", by_handle), ("http", url)):
+            for count in effort.callers:
+                backends = [open_scorer(address) for _ in range(count)]
+                together(backends, sent, 1)
+                before = alone()
+                calls = max(2, round(2 * effort.seconds * before / count / IMAGES_A_CALL))
+                found = together(backends, sent, calls)
+                share = found / statistics.mean((before, alone()))
+                figures[f"service_{name}_{way}_{count}_callers_images_per_s"] = found
+                figures[f"service_{name}_{way}_{count}_callers_share"] = share
+                for backend in backends:
+                    backend.close()
+    return figures
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """Serve in a Ray of its own, and its address."""
+    import ray
+    from ray import serve
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(proxy_location="HeadOnly", http_options={"port": port})
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+    ray.shutdown()
+
+
+def vit_b32(folder: Path) -> Path:
+    """A file with the released DA-CLIP's architecture and random weights."""
+    torch.manual_seed(0)
+    path = folder / "vit-b32.safetensors"
+    save_daclip(DaCLIP(open_clip.get_model_config("ViT-B-32"), image_tower=False), Rule(), path)
+    return path
+
+
+Found = tuple[str, list[str], list[list[str]]]
+"""Title, headings and rows of a table."""
+
+
+def tables(figures: dict[str, float], names: list[str], effort: Effort) -> list[Found]:
+    """What was measured."""
+
+    def best(key: str, what: str) -> float:
+        return max(figures[f"{key}_batch{batch}_{what}"] for batch in effort.batches)
+
+    rows = [
+        [
+            name,
+            precision,
+            f"{figures[f'{key}_matrix_gflop_per_s']:.0f}",
+            *(f"{figures[f'{key}_batch{batch}_images_per_s']:.1f}" for batch in effort.batches),
+            f"{best(key, 'roofline_share'):.0%}",
+            f"{figures[f'{name}_naive_images_per_s']:.1f}",
+            f"{figures[f'{key}_over_naive_ratio']:.1f}",
+        ]
+        for name in names
+        for precision in PRECISIONS
+        for key in [f"{name}_{precision}"]
+    ]
+    batches = [f"images/s, batch {batch}" for batch in effort.batches]
+    headings = ["scorer", "precision", "matrix GFLOP/s", *batches, "best roofline share", "naive images/s"]
+    shares = [
+        [name, way]
+        + [f"{figures[f'service_{name}_{way}_{count}_callers_share']:.0%}" for count in effort.callers]
+        for name in effort.served
+        for way in ("handle", "http")
+    ]
+    callers = [f"{count} callers" for count in effort.callers]
+    return [
+        ("In process", [*headings, "times the naive way"], rows),
+        (f"The service's share of the rate in process, {SERVED}", ["scorer", "by", *callers], shares),
+    ]
+
+
+def page(found: list[Found], figures: dict[str, float], command: str, machine: str) -> str:
+    """The results as Markdown."""
+    asked = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True, cwd=PAGE.parent, check=False).stdout
+    lines = ["# Scoring throughput", "", f"`{command}` at commit {commit.strip()}: {machine}.", ""]
+    for title, headings, rows in found:
+        lines += [f"## {title}", "", "| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
+    lines.append(
+        f"""An image takes {figures["vit-b32_gflop_per_image"]:.2f} GFLOP in ViT-B/32, and
+{figures["daclip-lite_gflop_per_image"]:.3f} in daclip-lite. The matrix rate is the fastest of the products that a
+ViT-B/32 consists of, by torch's linear layer with the same threads, measured in turn with the scorer; the roofline
+share is the scorer's FLOP/s over it. The naive way scores one image at a time in float32 and encodes the words for
+each. Callers of the service send {IMAGES_A_CALL} images at a time; their share is of the same scorer in process with
+64 at a time, measured before and after on the same cores, which callers, service and proxy have to share.
+"""
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print tables, write the figures and the page."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--quick", action="store_true", help="one short round, for a look")
+    arguments.add_argument("--json", type=Path, help="where the figures go")
+    arguments.add_argument("--page", type=Path, help=f"where the page goes; {PAGE} unless --quick")
+    arguments.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of torch, here and in the service"
+    )
+    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    chosen = arguments.parse_args()
+    torch.set_num_threads(chosen.threads)
+    effort = QUICK if chosen.quick else Effort()
+
+    figures: dict[str, float] = {"threads": chosen.threads}
+    with TemporaryDirectory() as scratch:
+        weights = {"vit-b32": vit_b32(Path(scratch)), "daclip-lite": LITE_WEIGHTS}
+        for name, path in weights.items():
+            figures |= in_process(name, path, chosen.device, effort)
+        for name in effort.served:
+            spec = f"local:daclip?weights={weights[name]}&views=centre&precision={SERVED}"
+            figures |= service(name, spec, chosen.device, chosen.threads, effort)
+
+    gpu = f", {torch.cuda.get_device_name()}" if chosen.device == "cuda" else ""
+    machine = f"{processor()}, {chosen.threads} threads{gpu}; torch {torch.__version__}"
+    found = tables(figures, list(weights), effort)
+    console = Console(width=160)
+    console.print(machine)
+    for title, headings, rows in found:
+        table = Table(*headings, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(figures, indent=2) + "\n")
+    target = chosen.page or (None if chosen.quick else PAGE)
+    if target:
+        command = f"python benchmarks/scoring_throughput.py --threads {chosen.threads}"
+        target.write_text(page(found, figures, command + " --quick" * chosen.quick, machine))
+
+
+def processor() -> str:
+    """The processor's name."""
+    with open("/proc/cpuinfo") as lines:
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()
