@@ -24,6 +24,7 @@ import platform
 import socket
 import statistics
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -269,15 +270,16 @@ def page(found: list[Found], figures: dict[str, float], command: str, machine: s
     for title, headings, rows in found:
         lines += [f"## {title}", "", "| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
-    lines.append(
-        f"""An image takes {figures["vit-b32_gflop_per_image"]:.2f} GFLOP in ViT-B/32, and
-{figures["daclip-lite_gflop_per_image"]:.3f} in daclip-lite. The matrix rate is the fastest of the products that a
-ViT-B/32 consists of, by torch's linear layer with the same threads, measured in turn with the scorer; the roofline
-share is the scorer's FLOP/s over it. The naive way scores one image at a time in float32 and encodes the words for
-each. Callers of the service send {IMAGES_A_CALL} images at a time; their share is of the same scorer in process with
-64 at a time, measured before and after on the same cores, which callers, service and proxy have to share.
-"""
+    said = (
+        f"An image takes {figures['vit-b32_gflop_per_image']:.2f} GFLOP in ViT-B/32, and "
+        f"{figures['daclip-lite_gflop_per_image']:.3f} in daclip-lite. The matrix rate is the fastest of the "
+        "products that a ViT-B/32 consists of, by torch's linear layer with the same threads, measured in "
+        "turn with the scorer; the roofline share is the scorer's FLOP/s over it. The naive way scores one "
+        "image at a time in float32 and encodes the words for each. Callers of the service send "
+        f"{IMAGES_A_CALL} images at a time; their share is of the same scorer in process with 64 at a time, "
+        "measured before and after on the same cores, which callers, service and proxy have to share."
     )
+    lines += [textwrap.fill(said, 120), ""]
     return "\n".join(lines)
 
 
