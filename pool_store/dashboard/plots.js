@@ -262,8 +262,8 @@ export class Rise extends Plot {
       this.add("circle", { class: `dot stage-${shade(item.stage)}`, cx: x(item.step), cy: y(item.log_odds), r: 4 });
       this.marks.push({ x: x(item.step), text: `step ${count(item.step)}, stage ${item.stage}: ${odds(item.log_odds)}` });
     }
-    this.rest = `${odds(scores[0])} to ${odds(scores[scores.length - 1])}`;
-    this.svg.setAttribute("aria-label", `Score by step: ${this.rest} log-odds in ${count(this.data.length)} rewards`);
+    this.rest = scores.length > 1 ? `${odds(scores[0])} to ${odds(scores[scores.length - 1])}` : "the first so far";
+    this.svg.setAttribute("aria-label", `Score by step, log-odds: ${this.rest}`);
   }
 }
 
