@@ -114,9 +114,12 @@ async function poll() {
   turn += 1;
   const mine = turn;
   let wait = EVERY;
+  const began = performance.now();
   try {
     await refresh(() => mine === turn);
     if (mine !== turn) return;
+    // A service that takes long, over a filter of a million ids for example, is asked less often.
+    wait = Math.max(EVERY, 4 * (performance.now() - began));
     failures = 0;
     downSince = null;
     state("live", "Live", clock(Date.now() / 1000));
