@@ -87,6 +87,10 @@ class RecyclingSettings(Settings):
     """Score and offer within the step: slower, and reproducible bit for bit."""
     cache_bytes: int = 1 << 30
     """Decoded rewards kept in memory."""
+    history: int = Field(8, ge=0)
+    """Replacements that the pool remembers of each image, for its page."""
+    sources: bool = True
+    """Put each rainy image beside its reward, so that the pool's page can show both."""
     record: Path | None = None
     """Folder that every candidate is written to, for judging scorers; some 300 KB each at 481x321."""
 

@@ -143,15 +143,21 @@ def assemble(config: Config, checkpoints: Checkpoints, console: Console, stack: 
     scorer = open_scorer(chosen.scorer)
     stack.callback(scorer.close)
     pool = open_pool(
-        chosen.pool.replace("{run}", str(config.folder)), fingerprint=scorer.fingerprint, keep=chosen.keep
+        chosen.pool.replace("{run}", str(config.folder)),
+        fingerprint=scorer.fingerprint,
+        keep=chosen.keep,
+        history=chosen.history,
     )
     stack.callback(pool.close)
+    if rank() == 0:
+        pool.declare_size(len(rainy))
     recycler = Recycler(
         scorer,
         pool,
         queue=chosen.queue,
         synchronous=chosen.synchronous,
         record=None if chosen.record is None else CandidateRecord(chosen.record),
+        sources=chosen.sources,
     )
     stack.callback(recycler.close)
     reporter: Reporter | SilentReporter = SilentReporter()

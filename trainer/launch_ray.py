@@ -52,12 +52,13 @@ def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
         if pool.startswith("embedded:"):
             pool = _embedded(config, stack)
         recycling = config.recycling.model_copy(update={"pool": pool})
-        payload = {
+        payload: dict[str, Any] = {
             "config": config.model_copy(update={"recycling": recycling}).model_dump(mode="json"),
             "start": None if start is None else str(start.resolve()),
         }
-        scaling = _scaling(config)
-        console.print(f"{scaling.num_workers} worker(s) on Ray, {scaling.resources_per_worker} each.")
+        scaling, cpus = _scaling(config)
+        payload["threads"] = cpus
+        console.print(f"{config.ray.workers} worker(s) on Ray, {cpus} CPU each.")
         trainer = TorchTrainer(
             _worker,
             train_loop_config=payload,
@@ -88,6 +89,7 @@ def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
 
 def _worker(payload: dict[str, Any]) -> None:
     """One Ray Train worker; called again from the newest checkpoint when the group starts again."""
+    torch.set_num_threads(payload["threads"])
     config = Config.model_validate(payload["config"])
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     start = checkpoints.newest() if checkpoints.files() else payload["start"]
@@ -152,12 +154,14 @@ def _embedded(config: Config, stack: ExitStack) -> str:
         )
     scorer = open_scorer(config.recycling.scorer)
     stack.callback(scorer.close)
-    pool = open_pool(config.recycling.pool, fingerprint=scorer.fingerprint, keep=config.recycling.keep)
+    chosen = config.recycling
+    pool = open_pool(chosen.pool, fingerprint=scorer.fingerprint, keep=chosen.keep, history=chosen.history)
     stack.callback(pool.close)
     return pool.address
 
 
-def _scaling(config: Config) -> ScalingConfig:
+def _scaling(config: Config) -> tuple[ScalingConfig, int]:
+    """The workers, and the cores of each."""
     settings = config.ray
     least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -171,7 +175,12 @@ def _scaling(config: Config) -> ScalingConfig:
                 f"{least} worker(s) need {each * least} {kind}, the cluster has "
                 f"{resources.get(kind, 0):.0f}: lower ray.workers or ray.cpus, or add machines."
             )
-    return ScalingConfig(num_workers=settings.workers, use_gpu=gpu, resources_per_worker=wanted)  # type: ignore[arg-type]  # its annotation lacks Tuple
+    scaling = ScalingConfig(
+        num_workers=settings.workers,  # type: ignore[arg-type]  # its annotation lacks the elastic pair
+        use_gpu=gpu,
+        resources_per_worker=wanted,
+    )
+    return scaling, cpus
 
 
 @contextmanager

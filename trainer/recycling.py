@@ -46,6 +46,7 @@ class Recycler:
         batch: candidates scored at once.
         synchronous: do everything within :meth:`submit`, and let its errors through.
         record: where every candidate is written, whether it is scored in the end or not.
+        sources: put the rainy image beside its reward, once a run, for people to compare.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Recycler:
         batch: int = 8,
         synchronous: bool = False,
         record: CandidateRecord | None = None,
+        sources: bool = False,
     ) -> None:
         self.counts = Recycled()
         self.problem: str | None = None
@@ -64,6 +66,7 @@ class Recycler:
         self._scorer = scorer
         self._pool = pool
         self._record = record
+        self._sourced: set[str] | None = set() if sources else None
         self._waiting: deque[tuple[Candidate, Lineage]] = deque()
         self._room = queue
         self._batch = batch
@@ -160,3 +163,11 @@ class Recycler:
             )
         decisions = self._pool.offer_many(offers)
         self.counts.replaced += sum(decision.status == "replaced" for decision in decisions)
+        self._put_sources([candidate for candidate, _ in taken])
+
+    def _put_sources(self, candidates: list[Candidate]) -> None:
+        for candidate in candidates:
+            if self._sourced is None or candidate.rainy is None or candidate.id in self._sourced:
+                continue
+            self._pool.put_source(candidate.id, candidate.rainy)
+            self._sourced.add(candidate.id)

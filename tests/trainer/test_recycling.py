@@ -76,6 +76,20 @@ def test_the_best_candidates_are_kept(pool: Pool, keep: int, synchronous: bool) 
     assert recycler.counts.replaced == entry.replacements
 
 
+@pytest.mark.parametrize("sources", [True, False])
+def test_rainy_images_stand_beside_their_rewards(pool: Pool, sources: bool) -> None:
+    recycler = Recycler(Brightness(), pool, sources=sources)
+    candidate, lineage = _candidate("a", 50)
+    rainy = candidate.image + np.uint8(20)
+    recycler.submit(Candidate("a", candidate.image, rainy), lineage)
+    recycler.submit(*_candidate("b", 70))
+    recycler.close()
+    assert pool.source("b") is None
+    found = pool.source("a")
+    assert (found is not None) == sources
+    assert found is None or np.array_equal(found, rainy)
+
+
 def test_a_full_queue_drops_the_oldest_and_counts_it(pool: Pool) -> None:
     scorer = Brightness()
     scorer.open.clear()
