@@ -17,6 +17,7 @@ cutting views.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -53,7 +54,6 @@ from iqa_service.scorer import LITE_WEIGHTS, DaclipScorer
 
 PRECISIONS = ("float32", "bfloat16")
 SERVED = "bfloat16"
-IMAGES_A_CALL = 16
 PAGE = Path(__file__).parent / "results" / "scoring_throughput.md"
 
 
@@ -65,10 +65,11 @@ class Effort:
     seconds: float = 3.0
     batches: tuple[int, ...] = (1, 4, 16, 64)
     callers: tuple[int, ...] = (1, 4, 16)
+    images_a_call: tuple[int, ...] = (8, 64)
     served: tuple[str, ...] = ("vit-b32", "daclip-lite")
 
 
-QUICK = Effort(1, 0.2, (1, 16), (4,), ("daclip-lite",))
+QUICK = Effort(1, 0.2, (1, 16), (4,), (64,), ("daclip-lite",))
 
 
 def rate(work: Callable[[], object], units: float, seconds: float) -> float:
@@ -177,24 +178,23 @@ def service(name: str, spec: str, device: str, threads: int, effort: Effort) -> 
     local = open_scorer(settings.spec)
     with serving() as url:
         by_handle = deploy_scorer(settings)
-        size = open_scorer(by_handle).info.views.size  # type: ignore[attr-defined]
-        sent, reference = images(IMAGES_A_CALL, size), images(64, size)
+        reference = images(64, local.scorer.geometry.size)  # type: ignore[attr-defined]
 
         def alone() -> float:
             return rate(lambda: local.score(reference), len(reference), effort.seconds)
 
         for way, address in (("handle", by_handle), ("http", url)):
-            for count in effort.callers:
-                backends = [open_scorer(address) for _ in range(count)]
-                together(backends, sent, 1)
+            backends = [open_scorer(address) for _ in range(max(effort.callers))]
+            together(backends[:1], reference, 1)
+            for count, size in itertools.product(effort.callers, effort.images_a_call):
                 before = alone()
-                calls = max(2, round(2 * effort.seconds * before / count / IMAGES_A_CALL))
-                found = together(backends, sent, calls)
-                share = found / statistics.mean((before, alone()))
-                figures[f"service_{name}_{way}_{count}_callers_images_per_s"] = found
-                figures[f"service_{name}_{way}_{count}_callers_share"] = share
-                for backend in backends:
-                    backend.close()
+                calls = max(2, round(2 * effort.seconds * before / count / size))
+                found = together(backends[:count], reference[:size], calls)
+                key = f"service_{name}_{way}_{count}_callers_{size}_images_a_call"
+                figures[f"{key}_images_per_s"] = found
+                figures[f"{key}_share"] = found / statistics.mean((before, alone()))
+            for backend in backends:
+                backend.close()
     return figures
 
 
@@ -250,15 +250,23 @@ def tables(figures: dict[str, float], names: list[str], effort: Effort) -> list[
     batches = [f"images/s, batch {batch}" for batch in effort.batches]
     headings = ["scorer", "precision", "matrix GFLOP/s", *batches, "best roofline share", "naive images/s"]
     shares = [
-        [name, way]
-        + [f"{figures[f'service_{name}_{way}_{count}_callers_share']:.0%}" for count in effort.callers]
+        [name, way, str(size)]
+        + [
+            f"{figures[f'service_{name}_{way}_{count}_callers_{size}_images_a_call_share']:.0%}"
+            for count in effort.callers
+        ]
         for name in effort.served
         for way in ("handle", "http")
+        for size in effort.images_a_call
     ]
     callers = [f"{count} callers" for count in effort.callers]
     return [
         ("In process", [*headings, "times the naive way"], rows),
-        (f"The service's share of the rate in process, {SERVED}", ["scorer", "by", *callers], shares),
+        (
+            f"The service's share of the rate in process, {SERVED}",
+            ["scorer", "by", "images a call", *callers],
+            shares,
+        ),
     ]
 
 
@@ -275,9 +283,9 @@ def page(found: list[Found], figures: dict[str, float], command: str, machine: s
         f"{figures['daclip-lite_gflop_per_image']:.3f} in daclip-lite. The matrix rate is the fastest of the "
         "products that a ViT-B/32 consists of, by torch's linear layer with the same threads, measured in "
         "turn with the scorer; the roofline share is the scorer's FLOP/s over it. The naive way scores one "
-        "image at a time in float32 and encodes the words for each. Callers of the service send "
-        f"{IMAGES_A_CALL} images at a time; their share is of the same scorer in process with 64 at a time, "
-        "measured before and after on the same cores, which callers, service and proxy have to share."
+        "image at a time in float32 and encodes the words for each. The service's share is of the same "
+        "scorer in process with 64 images at a time, measured before and after on the same cores, which "
+        "callers, service and proxy have to share."
     )
     lines += [textwrap.fill(said, 120), ""]
     return "\n".join(lines)
