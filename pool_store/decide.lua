@@ -8,6 +8,7 @@ local FULL = 40         -- entries a bucket, on average; at most twice that in o
 local REMEMBERED = 2048 -- decisions at least, twice as many at most, whose replays are recognised
 local LATEST = 512
 local MINUTES = 1440
+local MOST = 2 ^ 24 - 1
 local NONE = struct.pack('>d', 0 / 0)
 
 local bound = redis.call('HMGET', meta, 'fingerprint', 'keep', 'history', 'buckets', 'generation',
@@ -94,18 +95,85 @@ local entries = redis.call('ZCARD', best)
 local answers, remember, ranked, released, latest = {}, {}, {}, {}, {}
 local offers, replacements, stale, by_stage = 0, 0, 0, {}
 
+-- What of the counting is the same whether the offer enters or not.
+local function offered_in(stage, entered)
+  local of_stage = by_stage[stage]
+  if not of_stage then
+    of_stage = {0, 0}
+    by_stage[stage] = of_stage
+  end
+  offers, of_stage[1] = offers + 1, of_stage[1] + 1
+  if entered then
+    replacements, of_stage[2] = replacements + 1, of_stage[2] + 1
+  end
+end
+
+local function answer(tag, letter)
+  answered[tag] = letter
+  remember[#remember + 1] = tag
+  remember[#remember + 1] = letter
+  return letter
+end
+
+-- Enters the candidate in the place that it deserves, instead of the one at `rival`.
+local function enter(id, offer, score, candidates, rival, held, stage, number)
+  if rival then
+    local loser = table.remove(candidates, rival)
+    if not held then
+      released[#released + 1] = loser[2]:sub(1, 32) .. struct.pack('>I4', tonumber(clock[1]))
+    end
+  end
+  local place = 1
+  while candidates[place] and candidates[place][1] >= score do
+    place = place + 1
+  end
+  table.insert(candidates, place, {score, offer:sub(14, 57) .. source(number)})
+  latest[#latest + 1], latest[#latest + 2] = clock[1] .. '.' .. string.format('%06d', clock[2]), id
+  if place == 1 then
+    if scores[id] then
+      count(scores[id], -1)
+    end
+    count(score, 1)
+    scores[id] = score
+    ranked[#ranked + 1], ranked[#ranked + 2] = string.format('%.17g', score), id
+  end
+  if history > 0 then
+    -- time, step, stage, log-odds, digest; newest first
+    local item = offer:sub(46, 57) .. struct.pack('>Bd', stage, score) .. offer:sub(14, 45)
+    local past = redis.call('HGET', prefix .. 'history', id) or ''
+    redis.call('HSET', prefix .. 'history', id, (item .. past):sub(1, history * #item))
+  end
+end
+
 local waiting = {}
 local function decide(id, tag, offer)
   if waiting[id] then
     return 'w'
-  elseif not ours or offer:byte(1) == 83 then -- S
+  end
+  local flag, hash, score = struct.unpack('>BI4d', offer)
+  if not ours or flag == 83 then -- S
     stale = stale + 1
     return 's'
   end
-  local hash, score = struct.unpack('>I4d', offer, 2)
-  local digest = offer:sub(14, 45)
   local home = bucket(hash, buckets, power)
   local record = redis.call('HGET', home, id)
+  local number = struct.unpack('>I2', offer, 58)
+  local stage = stages[number]
+
+  -- Most offers are for an entry with one candidate, and lose: the short way for what the rest says too.
+  if record and keep == 1 and score <= scores[id] then
+    if score == scores[id] and record:sub(HEAD + 1, HEAD + 32) == offer:sub(14, 45) then
+      return 'r'
+    elseif answered[tag] then
+      return answered[tag]
+    end
+    offered_in(stage, false)
+    local offered = math.min(struct.unpack('>I3', record) + 1, MOST)
+    redis.call('HSET', home, id, struct.pack('>I3', offered) .. record:sub(4))
+    return answer(tag, 'k')
+  end
+
+  local digest = offer:sub(14, 45)
   local candidates, held, offered, replaced = {}, nil, 0, 0
   if record then
     offered, replaced = struct.unpack('>I3I3', record)
@@ -130,46 +198,16 @@ local function decide(id, tag, offer)
   -- An image that is held already competes with itself, so that no image is kept twice.
   local rival = held or (#candidates >= keep and #candidates)
   local enters = not rival or score > candidates[rival][1]
-  if enters and offer:byte(1) == 70 then -- F
+  if enters and flag == 70 then -- F
     waiting[id] = true
     return 'w'
   end
-  local number = struct.unpack('>I2', offer, 58)
-  local of_stage = by_stage[stages[number]] or {0, 0}
-  by_stage[stages[number]] = of_stage
-  offers, of_stage[1] = offers + 1, of_stage[1] + 1
+  offered_in(stage, enters)
   if enters then
-    replacements, of_stage[2] = replacements + 1, of_stage[2] + 1
-    if rival then
-      local loser = table.remove(candidates, rival)
-      if not held then
-        released[#released + 1] = loser[2]:sub(1, 32) .. struct.pack('>I4', tonumber(clock[1]))
-      end
-    end
-    local place = 1
-    while candidates[place] and candidates[place][1] >= score do
-      place = place + 1
-    end
-    table.insert(candidates, place, {score, offer:sub(14, 57) .. source(number)})
-    latest[#latest + 1], latest[#latest + 2] = clock[1] .. '.' .. string.format('%06d', clock[2]), id
-    if place == 1 then
-      if scores[id] then
-        count(scores[id], -1)
-      end
-      count(score, 1)
-      scores[id] = score
-      ranked[#ranked + 1], ranked[#ranked + 2] = string.format('%.17g', score), id
-    end
-    if history > 0 then
-      -- time, step, stage, log-odds, digest; newest first
-      local item = offer:sub(46, 57) .. struct.pack('>Bd', stages[number], score) .. digest
-      local past = redis.call('HGET', prefix .. 'history', id) or ''
-      redis.call('HSET', prefix .. 'history', id, (item .. past):sub(1, history * #item))
-    end
+    enter(id, offer, score, candidates, rival, held, stage, number)
   end
-
   local parts = {
-    struct.pack('>I3I3', math.min(offered + 1, 2 ^ 24 - 1), math.min(replaced + (enters and 1 or 0), 2 ^ 24 - 1)),
+    struct.pack('>I3I3', math.min(offered + 1, MOST), math.min(replaced + (enters and 1 or 0), MOST)),
     candidates[1][2],
   }
   for place = 2, #candidates do
@@ -183,10 +221,7 @@ local function decide(id, tag, offer)
       grow()
     end
   end
-  local letter = enters and 'r' or 'k'
-  answered[tag] = letter
-  remember[#remember + 1], remember[#remember + 2] = tag, letter
-  return letter
+  return answer(tag, enters and 'r' or 'k')
 end
 
 for i = 1, #ids do
@@ -244,7 +279,7 @@ if offers > 0 then
 
   redis.call('HSET', replays, unpack(remember))
   if redis.call('HLEN', replays) >= REMEMBERED then
-    redis.call('DEL', older)
+    redis.call('UNLINK', older)
     redis.call('HSET', meta, 'generation', 1 - generation)
   end
 end
