@@ -315,11 +315,11 @@ def _png(image: Image) -> str:
     return base64.b64encode(encoded.getvalue()).decode()
 
 
-def open_handle(app: str, /, timeout: Seconds = 30.0) -> RemoteBackend:
+def open_handle(app: str, /, timeout: Seconds = 60.0) -> RemoteBackend:
     """``serve:APP``: an application in this process's Ray cluster, or in one that it can join."""
     return RemoteBackend(HandleLine(_handle(app), f"the scorer 'serve:{app}'", timeout))
 
 
-def open_http(url: str, /, timeout: Seconds = 30.0) -> RemoteBackend:
+def open_http(url: str, /, timeout: Seconds = 60.0) -> RemoteBackend:
     """``http://HOST:PORT`` or ``https://...``: a service anywhere."""
     return RemoteBackend(HTTPLine(url, timeout))

@@ -195,7 +195,7 @@ class ServiceSettings(_Closed):
     """Calls that may wait with each caller; past it they are refused and told when to come back."""
     retry_after_seconds: float = Field(1.0, gt=0)
     """When to come back after a refusal."""
-    timeout_seconds: float = Field(30.0, gt=0)
+    timeout_seconds: float = Field(60.0, gt=0)
     """How long an HTTP request may take."""
     http: bool = True
     """Also answer over HTTP; callers in the same Ray cluster need none."""
