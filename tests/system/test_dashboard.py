@@ -39,10 +39,15 @@ new PerformanceObserver((list) => { for (const entry of list.getEntries()) windo
 """
 MARK = """
 window.reloaded = [];
+const watch = new MutationObserver((changes) => {
+  for (const { target } of changes) {
+    window.reloaded.push(`${target.className} of ${target.closest(".card").dataset.id}`);
+  }
+});
 for (const card of document.querySelectorAll(".card")) {
   card.mark = card.dataset.id;
   for (const image of card.querySelectorAll("img[data-state=shown]")) {
-    image.addEventListener("load", () => window.reloaded.push(`${image.className} of ${card.dataset.id}`));
+    watch.observe(image, { attributeFilter: ["src"] });
   }
 }
 """
