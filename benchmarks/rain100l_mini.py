@@ -265,6 +265,38 @@ def table(found: dict[tuple[str, int], list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def summary(found: dict[tuple[str, int], list[dict[str, Any]]]) -> str:
+    """The runs in Markdown, the mean over the seeds of each with the lowest and the highest."""
+    flat = figures(found)
+    columns = {
+        "ema_psnr_y": "EMA PSNR-Y",
+        "ema_ssim_y": "EMA SSIM-Y",
+        "ema_psnr_rgb": "EMA RGB",
+        "raw_psnr_y": "raw PSNR-Y",
+        "raw_psnr_y_spread": "raw spread",
+        "pool_psnr_y": "pool",
+    }
+    lines = [f"| run | seeds | {' | '.join(columns.values())} |", "|" + "---|" * (len(columns) + 2)]
+    for name in RUNS:
+        seeds = [seed for run, seed in found if run == name]
+        cells = [RUNS[name][0], str(len(seeds))]
+        for column in columns:
+            values = [flat[key] for seed in seeds if (key := f"{name}_seed{seed}_{column}") in flat]
+            digits = 4 if "ssim" in column else 2
+            cell = f"{statistics.fmean(values):.{digits}f}" if values else ""
+            cells.append(
+                cell
+                + (
+                    f" ({min(values):.2f} to {max(values):.2f})"
+                    if column == "ema_psnr_y" and len(values) > 1
+                    else ""
+                )
+            )
+        if seeds:
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Run what is asked for, draw the curves, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -306,7 +338,7 @@ def main() -> None:
     found = curves(chosen.out)
     draw(found, chosen.out / "curves.png")
     flat = figures(found)
-    print(table(found))
+    print(summary(found), table(found), sep="\n\n")
     if chosen.json:
         chosen.json.write_text(json.dumps(flat, indent=2) + "\n")
 

@@ -319,6 +319,7 @@ def main() -> None:
     )
     parser.add_argument("--baselines", type=Path, help="folder of weights of published metrics")
     parser.add_argument("--out", type=Path, default=Path("runs/scorer-quality"), help="page, plot and scores")
+    parser.add_argument("--images", type=int, default=25, help="photographs of each record, evenly chosen")
     parser.add_argument("--quick", action="store_true", help="4 images, no published metrics")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
@@ -326,12 +327,14 @@ def main() -> None:
     train, val = chosen.data / "rain100l/train", chosen.data / "rain100l/val"
     candidates = list(real(chosen.records, ImageFolder(train / "rainy"), ImageFolder(train / "truth")))
     made, contests = constructed(PairedFolder(val / "rainy", val / "clean"))
+    ids = sorted({version.id for version in candidates})
+    count = 4 if chosen.quick else min(chosen.images, len(ids))
+    few = {ids[index * len(ids) // count] for index in range(count)}
+    candidates = [version for version in candidates if version.id in few]
     if chosen.quick:
-        few = sorted({version.id for version in candidates})[:4]
-        candidates = [version for version in candidates if version.id in few]
-        few = sorted({version.id for version in made})[:4]
-        made = [version for version in made if version.id in few]
-        contests = [contest for contest in contests if contest[0].id in few]
+        shown = sorted({version.id for version in made})[:4]
+        made = [version for version in made if version.id in shown]
+        contests = [contest for contest in contests if contest[0].id in shown]
     # A group of one has no order.
     counts = {group: sum(v.group == group for v in candidates) for group in {v.group for v in candidates}}
     candidates = [version for version in candidates if counts[version.group] > 1]
