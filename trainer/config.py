@@ -75,7 +75,7 @@ class RecyclingSettings(Settings):
     """Steps between two candidates; each is one whole rainy image."""
     weights: Literal["current", "averaged"] = "current"
     """Which of the derainer's weights make the candidates."""
-    keep: int = Field(1, ge=1)
+    keep: int = Field(1, ge=1, le=64)
     """Candidates kept for each rainy image."""
     reward: Literal["best", "mean"] = "best"
     """What stage 2 trains against: the best kept candidate, or the mean of those kept."""
@@ -87,7 +87,7 @@ class RecyclingSettings(Settings):
     """Score and offer within the step: slower, and reproducible bit for bit."""
     cache_bytes: int = 1 << 30
     """Decoded rewards kept in memory."""
-    history: int = Field(8, ge=0)
+    history: int = Field(8, ge=0, le=64)
     """Replacements that the pool remembers of each image, for its page."""
     sources: bool = True
     """Put each rainy image beside its reward, so that the pool's page can show both."""
