@@ -113,7 +113,7 @@ def _own_ray(cores: int) -> Iterator[None]:
     try:
         yield
     finally:
-        serve.shutdown()
+        serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
 
 

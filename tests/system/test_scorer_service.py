@@ -218,7 +218,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(url: str, two_copies: s
 
 def test_a_scorer_that_cannot_be_opened_says_why(url: str, tmp_path: Path) -> None:
     broken = ServiceSettings(scorer=f"local:daclip?weights={tmp_path / 'absent.pt'}", cpus=0.1, http=False)
-    with pytest.raises(ScorerError, match="^no DA-CLIP weights at"):
+    with pytest.raises(ScorerError, match=r"^no DA-CLIP weights at"):
         deploy_scorer(broken, "broken")
     with pytest.raises(ScorerAway, match="deploy it again"):
         find_scorer("broken")
