@@ -133,7 +133,7 @@ class Blobs:
         self, referenced: Set[bytes], kept: Iterable[Sequence[str]], older_than: float
     ) -> tuple[Swept, tuple[int, int]]:
         """Removes what is older than `older_than` seconds and not needed, broken leftovers included; tells
-        what went, and the usage after it.
+        what went, and the number of candidates and their bytes after it.
 
         Args:
             referenced: raw digests of the images that are needed.
@@ -157,11 +157,6 @@ class Blobs:
             else:
                 left, size = left + candidate, size + candidate * item.size
         return Swept(blobs=blobs, bytes=freed), (left, size)
-
-    def usage(self) -> tuple[int, int]:
-        """Number of candidates and their bytes, by listing all."""
-        sizes = [item.size for item in self.storage.items() if not item.key.startswith((SOURCES, MEANS))]
-        return len(sizes), sum(sizes)
 
     def clear(self) -> None:
         """Removes everything."""
