@@ -60,7 +60,8 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium o
 expect.set_options(timeout=PATIENCE)
 
 
-@pytest.fixture(scope="session")
+# Of this module: while Playwright is open, its event loop counts as running for all that is tested after.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
