@@ -66,11 +66,13 @@ class RecyclingSettings(Settings):
     """Where candidates are scored and kept."""
 
     scorer: str = "local:daclip-lite"
-    """`local:daclip-lite`, with `?consistency=0.25` less what is not rain between O_r and B_r; or
-    `local:daclip?weights=PATH`, or a control: `local:oracle?truth=FOLDER`,
-    `local:latest`, `local:random`."""
+    """In this process: `local:daclip-lite`, with `?consistency=0.25` less what is not rain between O_r and
+    B_r; `local:daclip?weights=PATH`, a metric of pyiqa as `local:musiq`; or a control:
+    `local:oracle?truth=FOLDER`, `local:latest`, `local:random`. Elsewhere: `serve:APP` of this Ray cluster,
+    or `http://HOST:PORT`."""
     pool: str = "embedded:{run}/pool"
-    """`embedded:PATH` or `redis://host:port/db?blobs=DIR`; `{run}` is the run folder."""
+    """`embedded:PATH`, `redis://HOST:PORT/DB?blobs=PLACE` or `http://HOST:PORT/NAME`; `{run}` is the run
+    folder."""
     every: int = Field(4, ge=1)
     """Steps between two candidates; each is one whole rainy image."""
     weights: Literal["current", "averaged"] = "current"
