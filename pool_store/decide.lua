@@ -1,7 +1,8 @@
 -- Decides a batch of offers, in their order, in one atomic step: the one way into a pool.
--- ARGV: fingerprint of the client's pool, number of sources, the sources (stage (1), worker (2), run), then for
--- every offer its id and, packed: flag, hash of the id (4), log-odds (8), digest (32), time (8), step (4), number
--- of its source (2). Flags: S of another scorer than the pool's, C the image is known to be stored, F it is not.
+-- ARGV: fingerprint of the client's pool, number and bytes of images to count as stored, number of sources, the
+-- sources (stage (1), worker (2), run), then for every offer its id and, packed: flag, hash of the id (4),
+-- log-odds (8), digest (32), time (8), step (4), number of its source (2). Flags: S of another scorer than the
+-- pool's, C the image is known to be stored, F it is not.
 -- Returns, packed for every offer, a letter and the entry's best log-odds (NaN: none): r replaced, k kept,
 -- s stale, w would enter, or follows one that would: nothing was done, see to the image and offer again with C.
 local FULL = 40         -- entries a bucket, on average; at most twice that in one, and Redis 7 packs up to 128
@@ -57,17 +58,17 @@ local function grow()
   power = level(buckets)
 end
 
-local sources, stages, known = {}, {}, 2 + tonumber(ARGV[2])
-for i = 3, known do
-  stages[i - 2] = ARGV[i]:byte(1)
+local sources, stages, known = {}, {}, 4 + tonumber(ARGV[4])
+for i = 5, known do
+  stages[i - 4] = ARGV[i]:byte(1)
 end
 local function source(number)
   if not sources[number] then
     local key = prefix .. 'sources'
-    local place = redis.call('HGET', key, ARGV[2 + number])
+    local place = redis.call('HGET', key, ARGV[4 + number])
     if not place then
       place = redis.call('HLEN', key)
-      redis.call('HSET', key, ARGV[2 + number], place)
+      redis.call('HSET', key, ARGV[4 + number], place)
     end
     sources[number] = struct.pack('>I3', tonumber(place))
   end
@@ -244,6 +245,10 @@ if latest[1] then
 end
 if released[1] then
   redis.call('RPUSH', prefix .. 'released', unpack(released))
+end
+if ARGV[2] ~= '0' then
+  redis.call('HINCRBY', meta, 'blobs', ARGV[2])
+  redis.call('HINCRBY', meta, 'blob_bytes', ARGV[3])
 end
 if stale > 0 then
   redis.call('HINCRBY', meta, 'stale', stale)

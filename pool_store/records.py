@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from pool_store.errors import PoolError
@@ -57,6 +57,23 @@ def pack_offer(flag: bytes, hash: int, offer: Offer, source: int) -> bytes:
     return _OFFER.pack(
         flag, hash, offer.log_odds + 0.0, bytes.fromhex(offer.digest), lineage.time, lineage.step, source
     )
+
+
+def pack_offers(
+    batch: Sequence[tuple[int, int]], offers: Sequence[Offer], stored: Set[str], fingerprint: str
+) -> list[bytes | str | int]:
+    """The offers of a batch, given by index and hash, as `decide.lua` takes them: sources first. `stored` has
+    the digests of images that are known to be stored."""
+    sources: dict[bytes, int] = {}
+    packed: list[bytes | str | int] = []
+    for index, hash in batch:
+        offer = offers[index]
+        number = sources.setdefault(source(offer.lineage), len(sources) + 1)
+        flag = b"C" if offer.digest in stored else b"F"
+        if offer.fingerprint != fingerprint:
+            flag = b"S"
+        packed += offer.id, pack_offer(flag, hash, offer, number)
+    return [len(sources), *sources, *packed]
 
 
 def pack_entry(entry: Entry, number_of: Callable[[bytes], int]) -> bytes:
@@ -129,3 +146,8 @@ def pack_history(items: Sequence[HistoryItem]) -> bytes:
         _ITEM.pack(item.time, item.step, item.stage, item.log_odds, bytes.fromhex(item.digest))
         for item in items
     )
+
+
+def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Parts of `size` and a rest."""
+    return (items[start : start + size] for start in range(0, len(items), size))

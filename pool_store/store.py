@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -66,6 +67,8 @@ class RewardPool:
         self.server, self.blobs = server, blobs
         self._closing = closing
         self._sources: dict[int, tuple[bytes, dict[int, bytes]]] = {}
+        self._lock = threading.Lock()
+        self._uncounted: list[int] = []  # bytes of the images that no offer has followed yet
         self.created = False
         meta = self._meta()
         if not meta:
@@ -169,12 +172,24 @@ class RewardPool:
         return self.blobs.touch(digest)
 
     def _counted(self, stored: Stored) -> str:
+        """Counts it with the next offers, since to wait for the log twice would cost as much as the image."""
         if stored.added:
-            with self.server.answering(), self.server.transaction() as pipe:
-                pipe.hincrby(self.key(0, "meta"), "blobs", 1)
-                pipe.hincrby(self.key(0, "meta"), "blob_bytes", stored.added)
-                pipe.execute()
+            with self._lock:
+                self._uncounted.append(stored.added)
         return stored.digest
+
+    def _take_uncounted(self) -> list[int]:
+        with self._lock:
+            added, self._uncounted = self._uncounted, []
+        return added
+
+    def count_blobs(self) -> None:
+        """Counts the images that were put since the last offers."""
+        if added := self._take_uncounted():
+            with self.server.answering(), self.server.transaction() as pipe:
+                pipe.hincrby(self.key(0, "meta"), "blobs", len(added))
+                pipe.hincrby(self.key(0, "meta"), "blob_bytes", sum(added))
+                pipe.execute()
 
     def offer(self, offer: Offer) -> Decision:
         """Enters the candidate, whose image has been put, if strictly better than what it would replace.
@@ -214,7 +229,7 @@ class RewardPool:
             grouped[spread % self.subpools].append((index, hash))
         batches, calls = [], []
         for subpool, group in grouped.items():
-            for batch in _chunks(group, BATCH):
+            for batch in records.chunks(group, BATCH):
                 batches.append(batch)
                 calls.append((self.key(subpool, "meta"), self._arguments(batch, offers, stored)))
         pending = []
@@ -230,16 +245,10 @@ class RewardPool:
     def _arguments(
         self, batch: Sequence[tuple[int, int]], offers: Sequence[Offer], stored: set[str]
     ) -> list[bytes | str | int]:
-        sources: dict[bytes, int] = {}
-        packed: list[bytes | str | int] = []
-        for index, hash in batch:
-            offer = offers[index]
-            number = sources.setdefault(records.source(offer.lineage), len(sources) + 1)
-            flag = b"C" if offer.digest in stored else b"F"
-            if offer.fingerprint != self.fingerprint:
-                flag = b"S"
-            packed += offer.id, records.pack_offer(flag, hash, offer, number)
-        return [self.fingerprint, len(sources), *sources, *packed]
+        # Else what was put would make a call wait for the log that changes nothing.
+        added = self._take_uncounted() if stored else []
+        packed = records.pack_offers(batch, offers, stored, self.fingerprint)
+        return [self.fingerprint, len(added), sum(added), *packed]
 
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
         """The entries of those ids that have one."""
@@ -249,10 +258,9 @@ class RewardPool:
     def _read(self, ids: Iterable[str]) -> Iterator[tuple[int, str, float, bytes]]:
         """Sub-pool, id, best score and record of those ids that have an entry."""
         grouped: dict[int, list[tuple[str, bytes]]] = defaultdict(list)
-        for id in ids:
-            hash, spread = records.place(id)
+        for id, (hash, spread) in ((id, records.place(id)) for id in ids):
             grouped[spread % self.subpools].append((id, hash.to_bytes(4)))
-        batches = [(k, batch) for k, group in grouped.items() for batch in _chunks(group, BATCH)]
+        batches = [(k, batch) for k, group in grouped.items() for batch in records.chunks(group, BATCH)]
         calls = [(self.key(k, "meta"), [*itertools.chain(*batch)]) for k, batch in batches]
         for (k, batch), (birth, scores, found) in zip(
             batches, self.server.run_many(READ, calls), strict=True
@@ -298,9 +306,9 @@ class RewardPool:
 
     def history(self, id: str) -> list[HistoryItem]:
         """The last replacements in an entry, newest first: at most `history_length`."""
-        subpool = records.place(id)[1] % self.subpools
+        key = self.key(records.place(id)[1] % self.subpools, "history")
         with self.server.answering():
-            packed = self.server.client.hget(self.key(subpool, "history"), id)
+            packed = self.server.client.hget(key, id)
         return records.unpack_history(packed or b"")
 
     def scan(self) -> Iterator[Entry]:
@@ -358,6 +366,7 @@ class RewardPool:
 
     def stats(self) -> Stats:
         """The pool in figures, at the same cost whatever its size."""
+        self.count_blobs()
         return collect(self)
 
     def verify(self) -> Verified:
@@ -391,7 +400,3 @@ class RewardPool:
     def close(self) -> None:
         """Ends the connection to the server, and an embedded server; what the pool holds stays."""
         self._closing()
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

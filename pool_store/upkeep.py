@@ -33,8 +33,12 @@ def sweep(pool: RewardPool, grace_seconds: float) -> Swept:
     for subpool in range(pool.subpools):
         referenced.update(_released(pool, subpool, horizon))
     meta = pool.key(0, "meta")
-    with pool.server.answering():
-        blobs, size = (int(count or 0) for count in pool.server.client.hmget(meta, "blobs", "blob_bytes"))
+    pool.count_blobs()
+    blobs = size = 0
+    for subpool in range(pool.subpools):
+        with pool.server.answering():
+            counts = pool.server.client.hmget(pool.key(subpool, "meta"), "blobs", "blob_bytes")
+        blobs, size = blobs + int(counts[0] or 0), size + int(counts[1] or 0)
     swept, (left, left_size) = pool.blobs.sweep(referenced, kept, grace_seconds)
     # What was found is what there is: a crash, or a lost answer, may have left the counts off.
     with pool.server.answering(), pool.server.transaction() as pipe:
