@@ -140,14 +140,13 @@ class RewardPool:
     @property
     def size(self) -> int | None:
         """Images in the data set, if that was declared."""
-        with self.server.answering():
-            size = self.server.client.hget(self.key(0, "meta"), "size")
+        size = self._meta().get("size")
         return int(size) if size else None
 
     def declare_size(self, size: int) -> None:
         """Says how many images the data set has, for the coverage."""
         if size < 1:
-            raise PoolError(f"the size of a data set cannot be {size}: give the number of its images")
+            raise PoolError(f"a data set cannot have {size} images: give their number")
         with self.server.answering():
             self.server.client.hset(self.key(0, "meta"), "size", size)
 
@@ -237,9 +236,9 @@ class RewardPool:
             for (index, _), (letter, log_odds) in zip(batch, records.ANSWER.iter_unpack(answer), strict=True):
                 if letter == b"w":
                     pending.append(index)
-                else:
-                    best = None if log_odds != log_odds else log_odds
-                    decisions[index] = Decision(status=_STATUS[letter], log_odds=best)
+                    continue
+                best = None if log_odds != log_odds else log_odds
+                decisions[index] = Decision(status=_STATUS[letter], log_odds=best)
         return sorted(pending)
 
     def _arguments(
@@ -252,8 +251,7 @@ class RewardPool:
 
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
         """The entries of those ids that have one."""
-        found = {id: (k, score, record) for k, id, score, record in self._read(dict.fromkeys(ids))}
-        return {id: self.unpack(k, id, score, record) for id, (k, score, record) in found.items()}
+        return {found[1]: self.unpack(*found) for found in self._read(dict.fromkeys(ids))}
 
     def _read(self, ids: Iterable[str]) -> Iterator[tuple[int, str, float, bytes]]:
         """Sub-pool, id, best score and record of those ids that have an entry."""
@@ -349,7 +347,7 @@ class RewardPool:
             raise PoolMissing(f"'{id}' has no reward in {self.title} yet: offer one")
         if kind == "best" or len(entry.candidates) == 1:
             return entry.best.digest, self.image(entry.best.digest)
-        stored, image = self.blobs.mean([candidate.digest for candidate in entry.candidates])
+        stored, image = self.blobs.mean([held.digest for held in entry.candidates])
         return self._counted(stored), image
 
     def put_source(self, id: str, image: Image) -> None:
