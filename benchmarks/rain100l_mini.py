@@ -220,9 +220,21 @@ def draw(found: dict[tuple[str, int], list[dict[str, Any]]], path: Path) -> None
             axis.plot(minutes, [line["ema"][metric] for line in lines], color=colours[name])
             axis.plot(minutes, [line["raw"][metric] for line in lines], color=colours[name], lw=0.4)
         axis.set(xlabel="minutes", ylabel=metric)
+        bound = [lines[-1]["ema"][metric] for (name, _), lines in found.items() if name == "supervised"]
+        unpaired = [
+            line[weights][metric]
+            for (name, _), lines in found.items()
+            for line in lines
+            for weights in ("raw", "ema")
+            if name != "supervised"
+        ]
+        if bound and unpaired:  # far above, where it would flatten the rest
+            margin = 0.05 * (max(unpaired) - min(unpaired))
+            axis.set_ylim(min(unpaired) - margin, max(unpaired) + margin)
+            axis.set_title(f"{RUNS['supervised'][0]} ends at {bound[0]:.4g}, above the frame", fontsize=9)
     for (name, seed), lines in found.items():
         pooled = [line for line in lines if line.get("pool_psnr_y")]
-        label = RUNS[name][0] if seed == 0 else None
+        label = RUNS[name][0] if seed == 0 and name != "supervised" else None
         minutes = [line["seconds"] / 60 for line in pooled]
         axes.flat[3].plot(minutes, [line["pool_psnr_y"] for line in pooled], color=colours[name], label=label)
     axes.flat[3].set(xlabel="minutes", ylabel="true PSNR-Y of the pool's rewards")
