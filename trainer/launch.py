@@ -77,7 +77,7 @@ def run(
         from trainer.launch_ray import run_on_ray
 
         return run_on_ray(config, start, console)
-    with _until_interrupted() as asked:
+    with until_interrupted() as asked:
         summary, whole = work(config, start, console, asked.is_set)
     if not whole:
         raise KeyboardInterrupt
@@ -195,8 +195,8 @@ def _summarise(job: Job, measured: Evaluation | None) -> Summary:
 
 
 @contextmanager
-def _until_interrupted() -> Iterator[threading.Event]:
-    """Ctrl-C asks the loop to save and end; a second one ends it at once."""
+def until_interrupted(also: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
+    """Ctrl-C asks, by the event and by ``also``, to save and end; a second one ends everything at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -205,6 +205,7 @@ def _until_interrupted() -> Iterator[threading.Event]:
 
     def ask(number: int, frame: object) -> None:
         asked.set()
+        also()
         signal.signal(signal.SIGINT, before)
 
     signal.signal(signal.SIGINT, ask)

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +25,7 @@ from iqa_service.registry import open_scorer
 from pool_store.client import open_pool
 from trainer.config import Config
 from trainer.errors import TrainerError
-from trainer.launch import Summary, work
+from trainer.launch import Summary, until_interrupted, work
 from trainer.state import Checkpoints
 
 _STOP = ".stop"
@@ -70,7 +67,7 @@ def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
                 failure_config=FailureConfig(max_failures=config.ray.max_failures),
             ),
         )
-        asked = stack.enter_context(_interrupt_writes(stop))
+        asked = stack.enter_context(until_interrupted(stop.touch))
         # In a thread, since Ray would take Ctrl-C for itself, and abort without saving.
         waiting = stack.enter_context(ThreadPoolExecutor(1))
         try:
@@ -93,20 +90,14 @@ def _worker(payload: dict[str, Any]) -> None:
     config = Config.model_validate(payload["config"])
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     start = checkpoints.newest() if checkpoints.files() else payload["start"]
-    if config.device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        config = config.model_copy(update={"device": device})
     work(config, None if start is None else Path(start), Console(), (config.folder / _STOP).exists)
 
 
 def _absolute(config: Config) -> Config:
     """Workers have other working directories."""
     data = config.data
-    places = {
-        name: None if value is None else value.resolve()
-        for name in ("rainy", "clean", "validation_rainy", "validation_clean")
-        for value in [getattr(data, name)]
-    }
+    names = ("rainy", "clean", "validation_rainy", "validation_clean")
+    places = {name: place.resolve() for name in names if (place := getattr(data, name)) is not None}
     record = config.recycling.record
     recycling = config.recycling.model_copy(
         update={
@@ -181,27 +172,6 @@ def _scaling(config: Config) -> tuple[ScalingConfig, int]:
         resources_per_worker=wanted,
     )
     return scaling, cpus
-
-
-@contextmanager
-def _interrupt_writes(stop: Path) -> Iterator[threading.Event]:
-    """Ctrl-C asks the workers, through a file, to save and end; a second one ends everything at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(number: int, frame: object) -> None:
-        asked.set()
-        stop.touch()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _innermost(problem: BaseException) -> str:
