@@ -1,0 +1,6 @@
+#!/bin/sh
+# Runs a command that may write to the pool.
+set -eu
+RGSUD_POOL_TOKEN=$(cat /tokens/write)
+export RGSUD_POOL_TOKEN
+exec "$@"
