@@ -48,6 +48,9 @@ class Storage(Protocol):
     def put(self, key: str, data: bytes) -> bool:
         """Stores durably; whether the key is new, as far as can be told without a lock."""
 
+    def replace(self, key: str, data: bytes) -> None:
+        """Stores durably, in place of other bytes that the key may have had."""
+
     def get(self, key: str) -> bytes:
         """PoolMissing where there is no such key."""
 
@@ -113,6 +116,9 @@ class DiskStorage:
                 raise
             _fsync_folder(folder)
         return new
+
+    def replace(self, key: str, data: bytes) -> None:
+        self.put(key, data)
 
     def get(self, key: str) -> bytes:
         with self._disk("read a blob of"):
@@ -200,6 +206,9 @@ class ObjectStorage:
             self._call("write a blob to", self._api.put, key, data)
             return new
         return True
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._call("write to", self._api.put, key, data)
 
     def get(self, key: str) -> bytes:
         try:
