@@ -11,6 +11,8 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
@@ -83,17 +85,24 @@ def plain_line(address: str, root: Path | None, command: str) -> str:
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """The cluster whose dashboard is at ``address``. TrainerError where there is none, or it wants
-    another token."""
-    reach(address)
-    # Ray's client would prefer what these variables say to the address that it is given.
+    """The jobs of the cluster whose dashboard is at ``address``; TrainerError where there is none."""
+    with dashboard(address):
+        from ray.job_submission import JobSubmissionClient
+
+        logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
+        return JobSubmissionClient(address)
+
+
+@contextmanager
+def dashboard(address: str) -> Iterator[None]:
+    """Says in a sentence, as a TrainerError, why a client of Ray's dashboard cannot be had."""
+    _reach(address)
+    # Ray's clients prefer what this variable says to the address that they are given.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     try:
-        return JobSubmissionClient(address)
+        yield
     except AuthenticationError:
         raise TrainerError(
             f"the cluster at {address} wants a token, and this one does not fit: set RAY_AUTH_MODE=token and "
@@ -106,8 +115,8 @@ def connect(address: str) -> JobSubmissionClient:
         ) from None
 
 
-def reach(address: str) -> None:
-    """TrainerError where nobody listens at the address of a dashboard."""
+def _reach(address: str) -> None:
+    # Ray's clients would wait for minutes.
     parts = urlsplit(address)
     try:
         if parts.scheme not in ("http", "https") or not parts.hostname:
