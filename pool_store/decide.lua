@@ -1,8 +1,8 @@
 -- Decides a batch of offers, in their order, in one atomic step: the one way into a pool.
 -- ARGV: fingerprint of the client's pool, number and bytes of images to count as stored, number of sources, the
--- sources (stage (1), worker (2), run), then for every offer its id and, packed: flag, hash of the id (4),
--- log-odds (8), digest (32), time (8), step (4), number of its source (2). Flags: S of another scorer than the
--- pool's, C the image is known to be stored, F it is not.
+-- sources (stage (1), worker (2), run), then all offers in one: each flag, hash of the id (4), log-odds (8),
+-- digest (32), time (8), step (4), number of its source (2), bytes of its id (2), id. Flags: S of another scorer
+-- than the pool's, C the image is known to be stored, F it is not.
 -- Returns, packed for every offer, a letter and the entry's best log-odds (NaN: none): r replaced, k kept,
 -- s stale, w would enter, or follows one that would: nothing was done, see to the image and offer again with C.
 local FULL = 40         -- entries a bucket, on average; at most twice that in one, and Redis 7 packs up to 128
@@ -75,10 +75,12 @@ local function source(number)
   return sources[number]
 end
 
-local ids, tags = {}, {}
-for i = known + 1, #ARGV, 2 do
-  ids[#ids + 1] = ARGV[i]
-  tags[#ids] = ARGV[i + 1]:sub(2, 21) -- hash, score and the digest's first 8 bytes
+local packed, ids, tags, places, numbers = ARGV[known + 1], {}, {}, {}, {}
+local following = 1
+while following <= #packed do
+  local i, at = #ids + 1, following
+  places[i], tags[i] = at, packed:sub(at + 1, at + 20) -- hash, score and the digest's first 8 bytes
+  numbers[i], ids[i], following = struct.unpack('>I2I2c0', packed, at + 57)
 end
 local scores = {}
 for i, score in ipairs(redis.call('ZMSCORE', best, unpack(ids))) do
@@ -117,7 +119,7 @@ local function answer(tag, letter)
 end
 
 -- Enters the candidate in the place that it deserves, instead of the one at `rival`.
-local function enter(id, offer, score, candidates, rival, held, stage, number)
+local function enter(id, at, score, candidates, rival, held, stage, number)
   if rival then
     local loser = table.remove(candidates, rival)
     if not held then
@@ -128,7 +130,7 @@ local function enter(id, offer, score, candidates, rival, held, stage, number)
   while candidates[place] and candidates[place][1] >= score do
     place = place + 1
   end
-  table.insert(candidates, place, {score, offer:sub(14, 57) .. source(number)})
+  table.insert(candidates, place, {score, packed:sub(at + 13, at + 56) .. source(number)})
   latest[#latest + 1], latest[#latest + 2] = clock[1] .. '.' .. string.format('%06d', clock[2]), id
   if place == 1 then
     if scores[id] then
@@ -140,44 +142,39 @@ local function enter(id, offer, score, candidates, rival, held, stage, number)
   end
   if history > 0 then
     -- time, step, stage, log-odds, digest; newest first
-    local item = offer:sub(46, 57) .. struct.pack('>Bd', stage, score) .. offer:sub(14, 45)
+    local item = packed:sub(at + 45, at + 56) .. struct.pack('>Bd', stage, score) .. packed:sub(at + 13, at + 44)
     local past = redis.call('HGET', prefix .. 'history', id) or ''
     redis.call('HSET', prefix .. 'history', id, (item .. past):sub(1, history * #item))
   end
 end
 
 local waiting = {}
-local function decide(id, tag, offer)
+local function decide(id, tag, at, number)
   if waiting[id] then
     return 'w'
   end
-  local flag, hash, score = struct.unpack('>BI4d', offer)
+  local flag, hash, score = struct.unpack('>BI4d', packed, at)
   if not ours or flag == 83 then -- S
     stale = stale + 1
     return 's'
   end
-  local home = bucket(hash, buckets, power)
-  local record = redis.call('HGET', home, id)
-  local number = struct.unpack('>I2', offer, 58)
   local stage = stages[number]
 
-  -- Most offers are for an entry with one candidate, and lose: the short way for what the rest says too.
-  if record and keep == 1 and score <= scores[id] then
-    if score == scores[id] and record:sub(HEAD + 1, HEAD + 32) == offer:sub(14, 45) then
-      return 'r'
-    elseif answered[tag] then
+  -- Most offers are for an entry with one candidate, and lose: the score alone tells, and no record is touched.
+  if keep == 1 and scores[id] and score < scores[id] then
+    if answered[tag] then
       return answered[tag]
     end
     offered_in(stage, false)
-    local offered = math.min(struct.unpack('>I3', record) + 1, MOST)
-    redis.call('HSET', home, id, struct.pack('>I3', offered) .. record:sub(4))
     return answer(tag, 'k')
   end
 
-  local digest = offer:sub(14, 45)
-  local candidates, held, offered, replaced = {}, nil, 0, 0
+  local home = bucket(hash, buckets, power)
+  local record = redis.call('HGET', home, id)
+  local digest = packed:sub(at + 13, at + 44)
+  local candidates, held, replaced = {}, nil, 0
   if record then
-    offered, replaced = struct.unpack('>I3I3', record)
+    replaced = struct.unpack('>I3', record)
     candidates[1] = {scores[id], record:sub(HEAD + 1, HEAD + BODY)}
     for at = HEAD + BODY + 1, #record, MORE do
       candidates[#candidates + 1] = {struct.unpack('>d', record, at), record:sub(at + 8, at + MORE - 1)}
@@ -204,13 +201,11 @@ local function decide(id, tag, offer)
     return 'w'
   end
   offered_in(stage, enters)
-  if enters then
-    enter(id, offer, score, candidates, rival, held, stage, number)
+  if not enters then
+    return answer(tag, 'k')
   end
-  local parts = {
-    struct.pack('>I3I3', math.min(offered + 1, MOST), math.min(replaced + (enters and 1 or 0), MOST)),
-    candidates[1][2],
-  }
+  enter(id, at, score, candidates, rival, held, stage, number)
+  local parts = {struct.pack('>I3', math.min(replaced + 1, MOST)), candidates[1][2]}
   for place = 2, #candidates do
     parts[#parts + 1] = struct.pack('>d', candidates[place][1])
     parts[#parts + 1] = candidates[place][2]
@@ -222,11 +217,11 @@ local function decide(id, tag, offer)
       grow()
     end
   end
-  return answer(tag, enters and 'r' or 'k')
+  return answer(tag, 'r')
 end
 
 for i = 1, #ids do
-  local letter = decide(ids[i], tags[i], ARGV[known + 2 * i])
+  local letter = decide(ids[i], tags[i], places[i], numbers[i])
   local score = scores[ids[i]]
   answers[i] = letter .. (score and struct.pack('>d', score) or NONE)
 end

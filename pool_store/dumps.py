@@ -45,7 +45,6 @@ class _Past(_Part):
 
 class _Entry(_Part):
     candidates: Annotated[list[_Scored], Field(min_length=1, max_length=64)]
-    offers: _Few
     replacements: _Few
     history: Annotated[list[_Past], Field(max_length=64)]
 

@@ -47,7 +47,6 @@ class Row(BaseModel):
     stage: int
     worker: int
     time: float
-    offers: int
     replacements: int
 
 
@@ -201,7 +200,6 @@ def _row(entry: Entry, rank: int, candidate: Candidate, format: Format) -> Row:
         digest=candidate.digest,
         log_odds=candidate.log_odds,
         **candidate.lineage.model_dump(),
-        offers=entry.offers,
         replacements=entry.replacements,
     )
 

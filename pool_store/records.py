@@ -10,20 +10,21 @@ from typing import Any
 from pool_store.errors import PoolError
 from pool_store.schemas import LARGEST, Candidate, Entry, HistoryItem, Lineage, Offer
 
-HEAD, BODY, MORE = 6, 47, 55
+HEAD, BODY, MORE = 3, 47, 55
 FULL = 40
 """Entries a bucket, on average; `decide.lua` splits by the same number."""
 ANSWER = struct.Struct(">cd")
-_OFFER = struct.Struct(">cId32sdIH")
+_OFFER = struct.Struct(">cId32sdIHH")
 _BODY = struct.Struct(">32sdI")
 _ITEM = struct.Struct(">dIBd32s")
 _SOURCE = struct.Struct(">BH")
+_PLACE = struct.Struct(">II")
 
 
 def place(id: str) -> tuple[int, int]:
     """What an id is filed under: a number for the bucket and one for the sub-pool, 32 bits each."""
-    digest = hashlib.sha1(id.encode(), usedforsecurity=False).digest()
-    return int.from_bytes(digest[:4]), int.from_bytes(digest[4:8])
+    hash, spread = _PLACE.unpack_from(hashlib.sha1(id.encode(), usedforsecurity=False).digest())
+    return hash, spread
 
 
 def bucket(hash: int, buckets: int) -> int:
@@ -50,35 +51,35 @@ def source(lineage: Lineage) -> bytes:
 
 def pack_offer(flag: bytes, hash: int, offer: Offer, source: int) -> bytes:
     """PoolError where the score is no finite float32: a script could not tell one by one."""
-    if not abs(offer.log_odds) <= LARGEST:
-        raise PoolError(f"the score offered is {offer.log_odds}: offer finite float32 log-odds only")
-    lineage = offer.lineage
+    score, lineage, id = offer.log_odds, offer.lineage, offer.id.encode()
+    if not abs(score) <= LARGEST:
+        raise PoolError(f"the score offered is {score}: offer finite float32 log-odds only")
     # Zero has no sign here, or the same offer would look like two.
-    return _OFFER.pack(
-        flag, hash, offer.log_odds + 0.0, bytes.fromhex(offer.digest), lineage.time, lineage.step, source
-    )
+    digest = bytes.fromhex(offer.digest)
+    return _OFFER.pack(flag, hash, score + 0.0, digest, lineage.time, lineage.step, source, len(id)) + id
 
 
 def pack_offers(
     batch: Sequence[tuple[int, int]], offers: Sequence[Offer], stored: Set[str], fingerprint: str
-) -> list[bytes | str | int]:
+) -> list[bytes | int]:
     """The offers of a batch, given by index and hash, as `decide.lua` takes them: sources first. `stored` has
     the digests of images that are known to be stored."""
     sources: dict[bytes, int] = {}
-    packed: list[bytes | str | int] = []
+    packed = []
     for index, hash in batch:
         offer = offers[index]
         number = sources.setdefault(source(offer.lineage), len(sources) + 1)
         flag = b"C" if offer.digest in stored else b"F"
         if offer.fingerprint != fingerprint:
             flag = b"S"
-        packed += offer.id, pack_offer(flag, hash, offer, number)
-    return [len(sources), *sources, *packed]
+        packed.append(pack_offer(flag, hash, offer, number))
+    # All in one argument: a thousand of them would take longer to send and to read than to decide.
+    return [len(sources), *sources, b"".join(packed)]
 
 
 def pack_entry(entry: Entry, number_of: Callable[[bytes], int]) -> bytes:
     """The record of an entry, `number_of` telling the number of a source."""
-    parts = [entry.offers.to_bytes(3), entry.replacements.to_bytes(3)]
+    parts = [entry.replacements.to_bytes(HEAD)]
     for rank, candidate in enumerate(entry.candidates):
         if rank:
             parts.append(struct.pack(">d", candidate.log_odds))
@@ -102,8 +103,7 @@ def unpack_entry(id: str, score: float, record: bytes, source_of: Callable[[int]
     return Entry.model_construct(
         id=id,
         candidates=tuple(candidates),
-        offers=int.from_bytes(record[:3]),
-        replacements=int.from_bytes(record[3:HEAD]),
+        replacements=int.from_bytes(record[:HEAD]),
     )
 
 

@@ -107,11 +107,10 @@ class Decision(_Schema):
 
 
 class Entry(_Schema):
-    """What is kept for one rainy image: 1 to `keep` candidates, best first, and how many offers it had."""
+    """What is kept for one rainy image: 1 to `keep` candidates, best first, and how many have entered."""
 
     id: str
     candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
-    offers: int
     replacements: int
 
     @property

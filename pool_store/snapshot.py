@@ -19,7 +19,7 @@ from pool_store.server import Script
 if TYPE_CHECKING:
     from pool_store.store import RewardPool
 
-FORMAT = "2"
+FORMAT = "3"
 SCAN = Script("scan")
 _SETTINGS = ("format", "fingerprint", "keep", "history")
 _SUMS = (("sum", "sum_rest"), ("rewards", "rewards_rest"))

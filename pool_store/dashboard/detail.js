@@ -137,7 +137,7 @@ export class Detail {
     const rows = [
       ["From", `stage ${stage}, step ${count(step)}`, `stage-${shade(stage)}`],
       ["Made", ""],
-      ["Offers", `${count(this.entry.offers)}, of which ${count(this.entry.replacements)} accepted`],
+      ["Entered", `${count(this.entry.replacements)} ${this.entry.replacements === 1 ? "candidate" : "candidates"} so far`],
       ["Run", `${run}, worker ${worker}`],
       ["Blob", best.digest.slice(0, 16)],
     ];

@@ -40,7 +40,7 @@ def _candidate(**fields: Any) -> Change:
         (_meta(histogram={"68": -1}), "meta.histogram.68"),
         (_meta(timeline={"now": {"offers": 1, "replacements": 1}}), "meta.timeline.now"),
         (_meta(timeline={"1": "2 3"}), "meta.timeline.1"),
-        (_entry(offers=2**24), "entries.a.offers"),
+        (_entry(replacements=2**24), "entries.a.replacements"),
         (_entry(candidates=[]), "entries.a.candidates"),
         (_entry(history=[{}]), "entries.a.history.0"),
         (_candidate(log_odds=float("nan")), "entries.a.candidates.0.log_odds"),
