@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 import yaml
@@ -20,9 +20,11 @@ from rich.table import Table
 from iqa_service.errors import ScorerError
 from pool_store.client import open_pool
 from pool_store.errors import PoolError
-from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.submit import Address, connect, dashboard
+
+if TYPE_CHECKING:
+    from trainer.config import Config
 
 _TAIL = 1 << 20
 """Bytes at the end of metrics.jsonl that are read."""
@@ -143,6 +145,8 @@ def _newest(runs: Path) -> Path:
 
 
 def _config(folder: Path) -> tuple[Config | None, str | None]:
+    from trainer.config import Config
+
     try:
         return Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text())), None
     except FileNotFoundError:

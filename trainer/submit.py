@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
-from trainer.config import Config, load_config
 from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
+
+    from trainer.config import Config
 
 console = Console(stderr=True)
 Address = Annotated[
@@ -52,6 +53,8 @@ def submit(
     It resumes: submitted again after whatever has ended it, it goes on from the newest checkpoint. With token
     authentication, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH name the cluster's token.
     """
+    from trainer.config import load_config
+
     config = load_config(recipe, settings)
     _check_places(config, working_dir)
     root = None if working_dir is None else working_dir.resolve()
