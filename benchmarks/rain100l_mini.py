@@ -31,7 +31,7 @@ from trainer.data.crops import PairedBatches
 from trainer.data.folders import ImageFolder, PairedFolder
 from trainer.evaluation import Scores, evaluate_pairs, psnr_y
 from trainer.inference import derain_image
-from trainer.launch import assemble
+from trainer.launch import assemble, view_of
 from trainer.losses import psnr_loss, ssim_loss
 from trainer.models.derainers import build_derainer
 from trainer.state import Checkpoints, Progress, writing
@@ -127,7 +127,7 @@ def unpaired(config: Config, name: str, truth: ImageFolder, until: float, start:
     config = config.model_copy(update={"name": name})
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     with ExitStack() as stack:
-        job: Job = assemble(config, checkpoints, Console(stderr=True), stack)
+        job: Job = assemble(config, checkpoints, [view_of(config, Console(stderr=True))], stack)
         validation = PairedFolder(config.data.validation_rainy or "", config.data.validation_clean or "")
         recorder = Recorder(config.folder, validation, truth)
         job.clock = clock
@@ -138,7 +138,7 @@ def unpaired(config: Config, name: str, truth: ImageFolder, until: float, start:
         job.stopping = lambda: job.state.progress.seconds >= limit
         method = job.method
         job.reporter.evaluate = lambda net, progress: recorder.evaluate(  # type: ignore[method-assign]
-            method.derainer, method.averaged, progress, job.pool if job.recycler.counts.scored else None
+            method.derainer, method.averaged, progress, job.state.pool if job.recycler.counts.scored else None
         )
         if not (finished(config, job.state.progress) or job.stopping()):
             train(job)

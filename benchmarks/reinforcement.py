@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 
 from trainer.config import load_config
-from trainer.launch import assemble
+from trainer.launch import assemble, view_of
 from trainer.losses import Reduction, psnr_loss, reinforcement_loss, ssim_loss
 from trainer.methods.rgsud import RGSUD
 from trainer.state import Checkpoints
@@ -45,7 +45,7 @@ def main() -> None:
     norms: dict[str, list[float]] = {}
     with ExitStack() as stack:
         checkpoints = Checkpoints(chosen.run / "checkpoints", config.report.keep_checkpoints)
-        job = assemble(config, checkpoints, Console(stderr=True), stack)
+        job = assemble(config, checkpoints, [view_of(config, Console(stderr=True))], stack)
         job.state.load_state_dict(checkpoints.load(None))
         method, weight = job.method, config.method.lambda2
         for number in range(chosen.batches):

@@ -19,6 +19,8 @@ from iqa_service.serve_cli import app as scorer_commands
 from pool_store.errors import PoolError
 from trainer.errors import TrainerError
 from trainer.pool_commands import app as pool_commands
+from trainer.status import status
+from trainer.submit import submit
 
 app = typer.Typer(
     add_completion=False,
@@ -30,6 +32,8 @@ app.add_typer(pool_commands, name="pool")
 app.add_typer(scorer_commands, name="scorer")
 console = Console(stderr=True)
 app.command()(score)
+app.command()(submit)
+app.command()(status)
 
 
 @app.command()
@@ -38,7 +42,9 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Argument(help="Settings to change: key.of.setting=value.")
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the run's newest checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option(help="Go on from the run's newest checkpoint; begin where there is none.")
+    ] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Start from this checkpoint.")] = None,
 ) -> None:
     """Train a derainer by a recipe."""
@@ -92,7 +98,7 @@ def demo(
     for heading in ("rainy images with a reward", "offers accepted", "mean log-odds"):
         pool.add_column(heading, justify="right")
     log_odds = "" if summary.pool_mean_log_odds is None else f"{summary.pool_mean_log_odds:.2f}"
-    pool.add_row(str(summary.pool_entries), f"{summary.pool_acceptance:.0%}", log_odds)
+    pool.add_row(str(summary.pool_entries), f"{summary.pool_acceptance or 0:.0%}", log_odds)
     out.print(pool)
     out.print(f"{summary.gain_db:+.2f} dB after {summary.training_seconds:.0f} s of training, run '{name}'.")
     out.print(f"Rainy, derained, clean: {sheet}", soft_wrap=True)

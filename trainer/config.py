@@ -65,11 +65,12 @@ class ScheduleSettings(Settings):
 class RecyclingSettings(Settings):
     """Where candidates are scored and kept."""
 
-    scorer: str = "local:daclip-lite"
-    """In this process: `local:daclip-lite`, with `?consistency=0.25` less what is not rain between O_r and
-    B_r; `local:daclip?weights=PATH`, a metric of pyiqa as `local:musiq`; or a control:
-    `local:oracle?truth=FOLDER`, `local:latest`, `local:random`. Elsewhere: `serve:APP` of this Ray cluster,
-    or `http://HOST:PORT`."""
+    scorer: str = "daclip-lite"
+    """`daclip-lite`, with `?consistency=0.25` less what is not rain between O_r and B_r;
+    `daclip?weights=PATH`, a metric of pyiqa as `musiq`; or a control: `oracle?truth=FOLDER`, `latest`,
+    `random`. With `launch: ray` the run deploys it on Ray Serve, one for all workers; inline, and as
+    `local:daclip-lite`, it is in the process that trains. Elsewhere: `serve:APP` of this Ray cluster, or
+    `http://HOST:PORT`."""
     pool: str = "embedded:{run}/pool"
     """`embedded:PATH`, `redis://HOST:PORT/DB?blobs=PLACE` or `http://HOST:PORT/NAME`; `{run}` is the run
     folder."""
@@ -110,6 +111,26 @@ class ReportSettings(Settings):
     """Steps between two checkpoints."""
     keep_checkpoints: int = Field(3, ge=1)
     """Checkpoints kept; older ones are deleted."""
+    plan: bool = True
+    """Measure a few steps before the start, and tell what the run will take."""
+    log: Literal["console", "json"] = "console"
+    """`json` prints the lines of metrics.jsonl, for what collects the logs of many programs."""
+
+
+class ServedScorerSettings(Settings):
+    """The scorer that a run on Ray deploys for its workers."""
+
+    replicas: int = Field(1, ge=1)
+    """Copies; the fewest of them where `max_replicas` lets their number rise."""
+    max_replicas: int | None = Field(None, ge=1)
+    """Copies under load; none leaves their number fixed."""
+    cpus: float | None = Field(None, ge=0)
+    """Processor cores set aside for a copy; none is 1 on a cluster, and none on a Ray started for this run,
+    where it shares those of the workers."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs, or a share of one, for a copy."""
+    precision: Literal["float32", "bfloat16"] | None = None
+    """Of its image tower."""
 
 
 class RaySettings(Settings):
@@ -126,6 +147,8 @@ class RaySettings(Settings):
     """Times that the workers start again from the newest checkpoint when one has died; -1 is without end."""
     timeout_seconds: int = Field(600, ge=10)
     """How long workers wait for each other before one counts as dead."""
+    scorer: ServedScorerSettings = ServedScorerSettings()
+    """Where `recycling.scorer` says no place."""
 
 
 class Config(Settings):
@@ -135,12 +158,15 @@ class Config(Settings):
     """The run's folder below `runs`."""
     runs: Path = Path("runs")
     """Where runs are kept."""
+    copies: str | None = None
+    """Object store (`s3://BUCKET/PREFIX`, ...) or folder that checkpoints, model and figures are copied to; a
+    run whose folder is gone goes on from there."""
     seed: int = 0
     """Of the initial weights and the order of the crops."""
     device: str = "auto"
     """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
-    launch: Literal["inline", "ray"] = "inline"
-    """Where the run's processes live: `inline` is this one; `ray` are workers of Ray Train."""
+    launch: Literal["ray", "inline"] = "ray"
+    """Where the run's processes live: workers of Ray Train and a scorer on Ray Serve, or all in this one."""
     ray: RaySettings = RaySettings()
     """Workers of `launch: ray`."""
     data: DataSettings

@@ -7,7 +7,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from rich.console import Console
 
 from iqa_service.registry import open_scorer
 from pool_store.client import open_pool
+from trainer.aside import Aside
 from trainer.config import Config
 from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder, PairedFolder, check_training_data, named
@@ -27,16 +28,20 @@ from trainer.evaluation import Evaluation
 from trainer.methods.rgsud import RGSUD
 from trainer.models.derainers import build_derainer
 from trainer.parallel import rank, wait_for_all, workers
+from trainer.plan import make_plan
 from trainer.record import CandidateRecord
 from trainer.recycling import Recycler
-from trainer.report import Reporter, SilentReporter
+from trainer.report import MayAil, Reporter, SilentReporter
 from trainer.rewards import RewardReader
 from trainer.state import Checkpoints, Progress, TrainingState, writing
+from trainer.storage import Copies, bring_back, refuse_copies
 from trainer.train import Job, finished, train
+from trainer.views import ConsoleView, JsonView, View
 
 
 class Summary(BaseModel):
-    """A finished run in figures; the PSNR and SSIM are means over the validation pairs, protocol A."""
+    """A finished run in figures; the PSNR and SSIM are means over the validation pairs, protocol A. Those of
+    the pool are missing where it never answered."""
 
     input_psnr_y: float | None
     psnr_y: float | None
@@ -45,8 +50,8 @@ class Summary(BaseModel):
     training_seconds: float
     samples: int
     stage: int
-    pool_entries: int
-    pool_acceptance: float
+    pool_entries: int | None
+    pool_acceptance: float | None
     pool_mean_log_odds: float | None
 
 
@@ -57,7 +62,7 @@ def run(
 
     Args:
         config: the run.
-        resume: go on from the run's newest checkpoint.
+        resume: go on from the run's newest checkpoint, or begin where there is none.
         checkpoint: start from this one.
         console: where progress is shown.
 
@@ -68,58 +73,69 @@ def run(
     """
     console = console or Console(stderr=True)
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
+    if resume:
+        bring_back(config)
+    elif checkpoint is None:
+        refuse_copies(config)
     if checkpoints.files() and not resume and checkpoint is None:
         raise TrainerError(
             f"{config.folder} already holds a run: continue it with --resume, or choose another name=..."
         )
-    start = checkpoint or (checkpoints.newest() if resume else None)
+    start = checkpoint or (checkpoints.newest() if resume and checkpoints.files() else None)
     if config.launch == "ray":
         from trainer.launch_ray import run_on_ray
 
         return run_on_ray(config, start, console)
     with until_interrupted() as asked:
-        summary, whole = work(config, start, console, asked.is_set)
+        summary, whole = work(config, start, [view_of(config, console)], asked.is_set)
     if not whole:
         raise KeyboardInterrupt
     return summary
 
 
+def view_of(config: Config, console: Console) -> View:
+    """Where a person, or what collects logs, sees the run."""
+    return JsonView(console) if config.report.log == "json" else ConsoleView(console, config.schedule.samples)
+
+
 def work(
-    config: Config, start: Path | None, console: Console, stopping: Callable[[], bool]
+    config: Config, start: Path | None, views: Sequence[View], stopping: Callable[[], bool]
 ) -> tuple[Summary, bool]:
-    """What each worker of a run does, from a checkpoint or from the beginning.
+    """What each worker of a run does, from a checkpoint or from the beginning; worker 0 shows it in views.
 
     Returns:
         The figures, and whether the schedule is over; worker 0 has written them into ``summary.json``.
     """
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     with ExitStack() as stack:
-        job = assemble(config, checkpoints, console, stack)
+        job = assemble(config, checkpoints, views, stack)
+        progress = job.state.progress
         if start is not None:
             job.state.load_state_dict(checkpoints.load(start))
+            job.reporter.notice(f"Going on from {start}.", progress)
         job.stopping = stopping
+        if config.report.plan:
+            plan = make_plan(config, job.method, progress, job.rainy.load(0))
+            job.reporter.notice(str(plan), progress)
         train(job)
+        job.recycler.flush()
         job.reporter.evaluate(job.method.averaged, job.state.progress)
         job.reporter.sheet(job.method.averaged, job.state.progress)
         summary = _summarise(job, job.reporter.last)
         if rank() == 0:
             _write(config.folder / "summary.json", summary.model_dump_json(indent=2))
+            job.copies.close()
         wait_for_all()
         return summary, finished(config, job.state.progress)
 
 
-def assemble(config: Config, checkpoints: Checkpoints, console: Console, stack: ExitStack) -> Job:
+def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], stack: ExitStack) -> Job:
     """Everything that :func:`trainer.train.train` needs; what must be closed is left on ``stack``."""
     data = config.data
     pairs: tuple[Path, Path] | None = None
     if data.validation_rainy is not None and data.validation_clean is not None:
         pairs = (data.validation_rainy, data.validation_clean)
     checked = check_training_data(data.rainy, data.clean, data.crop, pairs)
-    console.print(f"{checked.rainy.count} rainy and {checked.clean.count} clean images.")
-    if checked.leaked:
-        console.print(
-            f"[yellow]Validation images that are trained on, so figures flatter: {named(checked.leaked)}"
-        )
     rainy = ImageFolder(data.rainy)
     batches = UnpairedBatches(
         rainy,
@@ -140,7 +156,7 @@ def assemble(config: Config, checkpoints: Checkpoints, console: Console, stack: 
     method = RGSUD(config.method, derainer, _device(config.device))
 
     chosen = config.recycling
-    scorer = open_scorer(chosen.scorer)
+    scorer = open_scorer(here(chosen.scorer))
     stack.callback(scorer.close)
     pool = open_pool(
         chosen.pool.replace("{run}", str(config.folder)),
@@ -160,22 +176,50 @@ def assemble(config: Config, checkpoints: Checkpoints, console: Console, stack: 
         sources=chosen.sources,
     )
     stack.callback(recycler.close)
-    reporter: Reporter | SilentReporter = SilentReporter()
+    rewards = RewardReader(pool, chosen.reward, chosen.cache_bytes, waits=chosen.synchronous)
+    stack.callback(rewards.close)
+    aside = Aside(pool, waits=chosen.synchronous)
+    stack.callback(aside.close)
+    copies = Copies(config)
+    progress = Progress()
+    reporter: Reporter | SilentReporter = SilentReporter(config, recycler)
     if rank() == 0:
         validation = PairedFolder(*pairs) if pairs else None
-        reporter = stack.enter_context(Reporter(config, rainy, validation, pool, recycler, console))
+        troubles: dict[str, MayAil] = {
+            "Candidates are being lost": recycler,
+            "Rewards cannot be read": rewards,
+            "The pool's figures cannot be read": aside,
+            "The run cannot be copied": copies,
+        }
+        reporter = stack.enter_context(Reporter(config, rainy, validation, aside, recycler, troubles, views))
+    reporter.notice(f"{checked.rainy.count} rainy and {checked.clean.count} clean images.", progress)
+    if checked.leaked:
+        reporter.notice(
+            f"Validation images that are trained on, so figures flatter: {named(checked.leaked)}", progress
+        )
     return Job(
         config=config,
         rainy=rainy,
         batches=batches,
         method=method,
-        pool=pool,
+        pool=aside,
         recycler=recycler,
-        rewards=RewardReader(pool, chosen.reward, chosen.cache_bytes),
+        rewards=rewards,
         reporter=reporter,
         checkpoints=checkpoints,
-        state=TrainingState(config, method, Progress(), pool),
+        copies=copies,
+        state=TrainingState(config, method, progress, pool),
     )
+
+
+def here(scorer: str) -> str:
+    """Where a scorer runs that is named without a place: in this process."""
+    return scorer if placed(scorer) else f"local:{scorer}"
+
+
+def placed(scorer: str) -> bool:
+    """Whether the name of a scorer says where it runs."""
+    return ":" in scorer.partition("?")[0]
 
 
 def _summarise(job: Job, measured: Evaluation | None) -> Summary:
@@ -188,31 +232,36 @@ def _summarise(job: Job, measured: Evaluation | None) -> Summary:
         training_seconds=progress.seconds,
         samples=progress.samples,
         stage=progress.stage,
-        pool_entries=pool.entries,
-        pool_acceptance=pool.acceptance,
-        pool_mean_log_odds=pool.mean_log_odds,
+        pool_entries=pool.entries if pool else None,
+        pool_acceptance=pool.acceptance if pool else None,
+        pool_mean_log_odds=pool.mean_log_odds if pool else None,
     )
 
 
 @contextmanager
 def until_interrupted(also: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
-    """Ctrl-C asks, by the event and by ``also``, to save and end; a second one ends everything at once."""
+    """Ctrl-C and SIGTERM ask, by the event and by ``also``, to save and end; a second one ends at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     def ask(number: int, frame: object) -> None:
         asked.set()
         also()
-        signal.signal(signal.SIGINT, before)
+        restore()
 
-    signal.signal(signal.SIGINT, ask)
+    for number in before:
+        signal.signal(number, ask)
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 def _device(wanted: str) -> torch.device:

@@ -1,8 +1,9 @@
 """Runs on Ray: Ray Train workers on this machine or on a cluster.
 
-The driver opens the services, starts the workers and waits. Workers exchange gradients among themselves;
-their checkpoints, figures and the derainer go to the run's folder, which all machines must share. When a
-worker dies the group starts again from the newest checkpoint.
+The driver deploys the scorer on Ray Serve, holds an embedded pool, starts the workers, and shows what worker
+0 writes into ``metrics.jsonl``. Workers exchange gradients among themselves; their checkpoints, figures and
+the derainer go to the run's folder, which all machines must share. When a worker dies the group starts again
+from the newest checkpoint; when the driver dies, the same command with ``--resume`` goes on from it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
 from iqa_service.registry import open_scorer
+from iqa_service.schemas import ServiceSettings
 from pool_store.client import open_pool
 from trainer.config import Config
 from trainer.errors import TrainerError
-from trainer.launch import Summary, until_interrupted, work
+from trainer.launch import Summary, here, placed, until_interrupted, view_of, work
 from trainer.state import Checkpoints
+from trainer.views import RayMetricsView, following
 
 _STOP = ".stop"
 """A file in the run's folder: asks the workers to save and end."""
@@ -44,18 +47,18 @@ def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
     stop = config.folder / _STOP
     stop.unlink(missing_ok=True)
     with ExitStack() as stack:
-        _connect(config, stack)
-        pool = config.recycling.pool
-        if pool.startswith("embedded:"):
-            pool = _embedded(config, stack)
-        recycling = config.recycling.model_copy(update={"pool": pool})
+        own = _connect(config, stack)
+        served = None if placed(config.recycling.scorer) else _scorer_service(config, own)
+        scaling, cpus = _scaling(config, served.cpus * served.replicas if served else 0.0)
+        scorer = _deploy(served, f"iqa-{config.name}", own, stack) if served else config.recycling.scorer
+        config = _recycling(config, scorer=scorer)
+        if config.recycling.pool.startswith("embedded:"):
+            config = _recycling(config, pool=_embedded(config, stack))
         payload: dict[str, Any] = {
-            "config": config.model_copy(update={"recycling": recycling}).model_dump(mode="json"),
+            "config": config.model_dump(mode="json"),
             "start": None if start is None else str(start.resolve()),
+            "threads": cpus,
         }
-        scaling, cpus = _scaling(config)
-        payload["threads"] = cpus
-        console.print(f"{config.ray.workers} worker(s) on Ray, {cpus} CPU each.")
         trainer = TorchTrainer(
             _worker,
             train_loop_config=payload,
@@ -67,6 +70,7 @@ def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
                 failure_config=FailureConfig(max_failures=config.ray.max_failures),
             ),
         )
+        stack.enter_context(following(config.folder / "metrics.jsonl", [view_of(config, console)]))
         asked = stack.enter_context(until_interrupted(stop.touch))
         # In a thread, since Ray would take Ctrl-C for itself, and abort without saving.
         waiting = stack.enter_context(ThreadPoolExecutor(1))
@@ -90,7 +94,8 @@ def _worker(payload: dict[str, Any]) -> None:
     config = Config.model_validate(payload["config"])
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     start = checkpoints.newest() if checkpoints.files() else payload["start"]
-    work(config, None if start is None else Path(start), Console(), (config.folder / _STOP).exists)
+    views = [RayMetricsView()]
+    work(config, None if start is None else Path(start), views, (config.folder / _STOP).exists)
 
 
 def _absolute(config: Config) -> Config:
@@ -114,10 +119,10 @@ def _absolute(config: Config) -> Config:
     )
 
 
-def _connect(config: Config, stack: ExitStack) -> None:
-    """Join the cluster of the settings or of the environment, or start one on this machine."""
+def _connect(config: Config, stack: ExitStack) -> bool:
+    """Join the cluster of the settings or of the environment, or start one on this machine: then True."""
     if ray.is_initialized():
-        return
+        return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local = config.ray.address is None and "RAY_ADDRESS" not in os.environ
     try:
@@ -133,6 +138,39 @@ def _connect(config: Config, stack: ExitStack) -> None:
             "out ray.address to use this machine."
         ) from None
     stack.callback(ray.shutdown)
+    return local
+
+
+def _recycling(config: Config, **changes: str) -> Config:
+    return config.model_copy(update={"recycling": config.recycling.model_copy(update=changes)})
+
+
+def _scorer_service(config: Config, own: bool) -> ServiceSettings:
+    chosen = config.ray.scorer
+    return ServiceSettings(
+        scorer=here(config.recycling.scorer),
+        replicas=chosen.replicas,
+        max_replicas=chosen.max_replicas,
+        cpus=(0.0 if own else 1.0) if chosen.cpus is None else chosen.cpus,
+        gpus=chosen.gpus,
+        precision=chosen.precision,
+        http=False,
+    )
+
+
+def _deploy(settings: ServiceSettings, name: str, own: bool, stack: ExitStack) -> str:
+    """The run's own scorer, on Ray Serve until the run ends."""
+    from ray import serve
+
+    from iqa_service.app import deploy_scorer
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if own:
+        serve.start(proxy_location="Disabled")  # nobody else is to reach it
+        stack.callback(serve.shutdown)
+    else:
+        stack.callback(serve.delete, name)
+    return deploy_scorer(settings, name)
 
 
 def _embedded(config: Config, stack: ExitStack) -> str:
@@ -151,14 +189,14 @@ def _embedded(config: Config, stack: ExitStack) -> str:
     return pool.address
 
 
-def _scaling(config: Config) -> tuple[ScalingConfig, int]:
-    """The workers, and the cores of each."""
+def _scaling(config: Config, reserved: float) -> tuple[ScalingConfig, int]:
+    """The workers, and the cores of each, of those that are not ``reserved``."""
     settings = config.ray
     least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpu = config.device.startswith("cuda") or (config.device == "auto" and resources.get("GPU", 0) >= least)
     free = ray.available_resources()  # type: ignore[no-untyped-call]
-    cpus = settings.cpus or max(1, int(free.get("CPU", 1)) // least)
+    cpus = settings.cpus or max(1, int(free.get("CPU", 1) - reserved) // least)
     wanted = {"CPU": cpus} | ({"GPU": 1} if gpu else {})
     for kind, each in wanted.items():
         if each * least > resources.get(kind, 0):

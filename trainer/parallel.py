@@ -60,6 +60,15 @@ def as_worker_0(*values: int) -> tuple[int, ...]:
     return tuple(said.tolist())
 
 
+def sum_over_workers(*values: int) -> tuple[int, ...]:
+    """The sums of these over the workers, who must all call it."""
+    if workers() == 1:
+        return values
+    total = torch.tensor(values, dtype=torch.int64, device=_device())
+    dist.all_reduce(total)
+    return tuple(total.tolist())
+
+
 def wait_for_all() -> None:
     """Return when every worker has come here."""
     if workers() > 1:

@@ -1,27 +1,35 @@
-"""What a run tells while it trains: a progress bar, metrics, sample sheets, evaluations, the model."""
+"""What a run tells while it trains: metrics, notices, sample sheets, evaluations, the model."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from pool_store.client import Pool
+from trainer.aside import Aside
 from trainer.config import Config
 from trainer.data.folders import ImageFolder, PairedFolder
 from trainer.evaluation import Evaluation, Panel, contact_sheet, evaluate_pairs
 from trainer.inference import derain_image
 from trainer.models.derainers import serialise_derainer
-from trainer.parallel import workers
-from trainer.recycling import Recycler
+from trainer.parallel import sum_over_workers, workers
+from trainer.recycling import Recycled, Recycler
 from trainer.state import Progress, writing
+from trainer.views import View
+
+
+class MayAil(Protocol):
+    """Something that training can do without for a while."""
+
+    problem: str | None
+    """What is the matter with it at the moment."""
 
 
 class SilentReporter:
@@ -29,7 +37,16 @@ class SilentReporter:
 
     last: Evaluation | None = None
 
+    def __init__(self, config: Config, recycler: Recycler) -> None:
+        self._every = config.report.log_every
+        self._recycler = recycler
+
     def step(self, progress: Progress, losses: dict[str, Tensor], waited: float) -> None:
+        """Adds to what worker 0 tells of the recycling."""
+        if progress.steps % self._every == 0:
+            summed(self._recycler.counts)
+
+    def notice(self, text: str, progress: Progress) -> None:
         """Nothing."""
 
     def evaluate(self, net: nn.Module, progress: Progress) -> None:
@@ -43,14 +60,16 @@ class SilentReporter:
 
 
 class Reporter:
-    """Writes into the run folder and onto the console.
+    """Writes into the run's folder, and shows what it writes.
 
     Args:
         config: the run.
         rainy: training images, for the sample sheets.
         validation: pairs, where there are some.
         pool, recycler: what the figures on rewards come from.
-        console: where the bar and the tables go.
+        troubles: what is told once when it has a problem, and once when it has none any more, by the words
+            for it.
+        views: where each line of ``metrics.jsonl`` is shown too; closed with the reporter.
     """
 
     def __init__(
@@ -58,41 +77,33 @@ class Reporter:
         config: Config,
         rainy: ImageFolder,
         validation: PairedFolder | None,
-        pool: Pool,
+        pool: Aside,
         recycler: Recycler,
-        console: Console,
+        troubles: Mapping[str, MayAil],
+        views: Sequence[View],
     ) -> None:
         self.last: Evaluation | None = None
         """The newest evaluation."""
         self._config = config
         self._rainy = rainy
         self._validation = validation
-        self._pool = pool
-        self._recycler = recycler
-        self._console = console
+        self._pool, self._recycler = pool, recycler
+        self._troubles = troubles
+        self._views = views
         self._folder: Path = config.folder
         self._folder.mkdir(parents=True, exist_ok=True)
         self._board = SummaryWriter(str(self._folder / "tensorboard"))
         self._metrics = (self._folder / "metrics.jsonl").open("a")
-        self._bar = Bar(
-            TextColumn("stage {task.fields[stage]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[said]}"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._task = self._bar.add_task("training", total=config.schedule.samples, stage=1, said="")
         self._since = time.perf_counter()
         self._waited = 0.0
-        self._complained = False
+        self._complaints: set[str] = set()
 
     def __enter__(self) -> Reporter:
-        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        for view in self._views:
+            view.close()
         self._metrics.close()
         self._board.close()
 
@@ -103,33 +114,27 @@ class Reporter:
         if progress.steps % every:
             return
         elapsed = time.perf_counter() - self._since
-        pool, counts = self._pool.stats(), self._recycler.counts
+        pool, counts = self._pool.stats(), summed(self._recycler.counts)
         figures: dict[str, float | None] = {f"loss/{name}": float(value) for name, value in losses.items()}
         figures |= {
             "rate/images_per_second": every * self._config.data.batch * workers() / elapsed,
             "rate/step_ms": 1000 * elapsed / every,
             "rate/data_ms": 1000 * self._waited / every,
-            "pool/entries": pool.entries,
-            "pool/mean_log_odds": pool.mean_log_odds,
-            "pool/acceptance": pool.acceptance,
+            "pool/entries": None if pool is None else pool.entries,
+            "pool/mean_log_odds": None if pool is None else pool.mean_log_odds,
+            "pool/acceptance": None if pool is None else pool.acceptance,
             "recycled/scored": counts.scored,
             "recycled/dropped": counts.dropped,
             "recycled/lost": counts.lost,
         }
         self._write("step", progress, figures)
-        mean = "" if pool.mean_log_odds is None else f", score {pool.mean_log_odds:.2f}"
-        terms = " ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
-        said = (
-            f"{figures['rate/images_per_second']:.1f} images/s ({1000 * elapsed / every:.0f} ms a step, "
-            f"data {1000 * self._waited / every:.0f})  {terms}  pool {pool.entries}{mean}"
-        )
-        self._bar.update(self._task, completed=progress.samples, stage=progress.stage, said=said)
-        if self._recycler.problem and not self._complained:
-            self._console.print(
-                f"[yellow]Candidates are being lost, training goes on: {self._recycler.problem}"
-            )
-        self._complained = self._recycler.problem is not None
+        for what, ailing in self._troubles.items():
+            self._complain(what, ailing.problem, progress)
         self._restart()
+
+    def notice(self, text: str, progress: Progress) -> None:
+        """Something that a person should know."""
+        self._line("notice", progress, {"text": text})
 
     def evaluate(self, net: nn.Module, progress: Progress) -> None:
         """Measure on the validation pairs, where there are some."""
@@ -137,25 +142,18 @@ class Reporter:
             self.last = evaluate_pairs(lambda image: self._derain(net, image), self._validation)
             figures: dict[str, float | None] = {**self.last.output.model_dump(), "gain_db": self.last.gain_db}
             self._write("evaluation", progress, {f"validation/{name}": v for name, v in figures.items()})
-            self._console.print(
-                f"{progress.samples} samples, {progress.seconds:.0f} s, stage {progress.stage}: "
-                f"PSNR-Y {self.last.output.psnr_y:.2f} dB ({self.last.gain_db:+.2f}), "
-                f"SSIM-Y {self.last.output.ssim_y:.4f}"
-            )
         self._restart()
 
     def sheet(self, net: nn.Module, progress: Progress) -> None:
         """Four training images: rainy, derained now, and their rewards."""
         rows = []
         ids = self._rainy.ids[:4]
-        entries = self._pool.entries(ids)
         for id in ids:
             rainy = self._rainy.load_id(id)
             row = [Panel(rainy, f"rainy {id}"), Panel(self._derain(net, rainy), "derained")]
-            if id in entries:
-                best = entries[id].candidates[0]
-                caption = f"reward of step {best.lineage.step}, log-odds {best.log_odds:.2f}"
-                row.append(Panel(self._pool.image(best.digest), caption))
+            reward = self._pool.ask(lambda pool, id=id: _reward(pool, id), None)  # type: ignore[misc]
+            if reward is not None:
+                row.append(reward)
             rows.append(row)
         contact_sheet(rows, self._folder / "samples" / f"step-{progress.steps:09d}.png")
         self._restart()
@@ -168,11 +166,33 @@ class Reporter:
     def _derain(self, net: nn.Module, image: Any) -> Any:
         return derain_image(net, image, tile=self._config.recycling.tile)
 
-    def _write(self, kind: str, progress: Progress, figures: dict[str, float | None]) -> None:
-        place = {"kind": kind, "step": progress.steps, "samples": progress.samples, "stage": progress.stage}
-        line = {**place, "seconds": round(progress.seconds, 3), **figures}
+    def _complain(self, what: str, problem: str | None, progress: Progress) -> None:
+        """Once when it begins, and once when it is over."""
+        if problem is not None and what not in self._complaints:
+            self._complaints.add(what)
+            self.notice(f"{what}, training goes on: {problem}", progress)
+        elif problem is None and what in self._complaints:
+            self._complaints.remove(what)
+            self.notice(f"{what}: no longer.", progress)
+
+    def _line(self, kind: str, progress: Progress, rest: Mapping[str, float | str | None]) -> None:
+        line = {
+            "time": round(time.time(), 3),
+            "run": self._config.name,
+            "kind": kind,
+            "step": progress.steps,
+            "samples": progress.samples,
+            "stage": progress.stage,
+            "seconds": round(progress.seconds, 3),
+            **rest,
+        }
         self._metrics.write(json.dumps(line) + "\n")
         self._metrics.flush()
+        for view in self._views:
+            view.show(line)
+
+    def _write(self, kind: str, progress: Progress, figures: Mapping[str, float | None]) -> None:
+        self._line(kind, progress, figures)
         for name, value in figures.items():
             if value is not None:
                 self._board.add_scalar(name, value, progress.samples)
@@ -181,3 +201,18 @@ class Reporter:
         """Evaluations and sheets are no part of the rate."""
         self._since = time.perf_counter()
         self._waited = 0.0
+
+
+def summed(counts: Recycled) -> Recycled:
+    """What became of the candidates of all workers, who must all ask."""
+    names = [field.name for field in fields(counts)]
+    return Recycled(*sum_over_workers(*(getattr(counts, name) for name in names)))
+
+
+def _reward(pool: Pool, id: str) -> Panel | None:
+    entry = pool.entries([id]).get(id)
+    if entry is None:
+        return None
+    best = entry.best
+    caption = f"reward of step {best.lineage.step}, log-odds {best.log_odds:.2f}"
+    return Panel(pool.image(best.digest), caption)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from iqa_service.scorer import Candidate
-from pool_store.client import Pool
 from pool_store.schemas import Lineage
+from trainer.aside import Aside
 from trainer.config import Config, Moment
 from trainer.data.crops import UnpairedBatch, UnpairedBatches
 from trainer.data.folders import ImageFolder
@@ -23,6 +23,7 @@ from trainer.recycling import Recycler
 from trainer.report import Reporter, SilentReporter
 from trainer.rewards import RewardReader
 from trainer.state import Checkpoints, Progress, TrainingState
+from trainer.storage import Copies
 
 
 @dataclass
@@ -33,11 +34,12 @@ class Job:
     rainy: ImageFolder
     batches: UnpairedBatches
     method: RGSUD
-    pool: Pool
+    pool: Aside
     recycler: Recycler
     rewards: RewardReader
     reporter: Reporter | SilentReporter
     checkpoints: Checkpoints
+    copies: Copies
     state: TrainingState
     clock: Callable[[], float] = time.perf_counter
     """Seconds of training; another clock may count processor time."""
@@ -48,16 +50,20 @@ class Job:
 def train(job: Job) -> None:
     """Train until the schedule ends, or the user ends it; leave a checkpoint either way."""
     config, method, progress, report = job.config, job.method, job.state.progress, job.config.report
-    batches = job.batches.loader(progress.steps, config.data.workers)
+    # Counted in samples, since the number of workers may change in an elastic run.
+    number = progress.samples // (config.data.batch * workers())
+    batches = job.batches.loader(number, config.data.workers)
+    upcoming = next(batches)
 
     while goes_on(job):
         started = job.clock()
-        waited, batch = _timed(batches)
+        batch, (waited, upcoming) = upcoming, _timed(batches)
         O_r, B_u = _to(method, batch.rainy), _to(method, batch.clean)
         if progress.stage == 1:
             losses = method.step(O_r, B_u)
         else:
             B_rw, rewarded = job.rewards.crops(batch.crops)
+            job.rewards.prepare(upcoming.crops)
             losses = method.step(O_r, B_u, _to(method, B_rw), rewarded.to(method.device))
         _check(losses, progress)
 
@@ -72,7 +78,8 @@ def train(job: Job) -> None:
 
         job.reporter.step(progress, losses, waited)
         if progress.steps % report.evaluate_every == 0:
-            progress.readings.append(job.pool.stats().mean_log_odds or 0.0)
+            pool = job.pool.stats()
+            progress.readings.append(pool.mean_log_odds or 0.0 if pool else 0.0)
             job.reporter.evaluate(method.averaged, progress)
         if progress.steps % report.sheet_every == 0:
             job.reporter.sheet(method.averaged, progress)
@@ -90,7 +97,9 @@ def goes_on(job: Job) -> bool:
         ends = finished(config, progress) or job.stopping()
         begins2 = not ends and progress.stage == 1 and stage1_ends(job)
     ends, begins2 = map(bool, as_worker_0(ends, begins2))
-    progress.stage = 2 if begins2 else progress.stage
+    if begins2:
+        progress.stage = 2
+        job.reporter.notice("Stage 2 begins: rewards stand in for the ground truth.", progress)
     return not ends
 
 
@@ -127,7 +136,8 @@ def stage1_ends(job: Job) -> bool:
             return False
     elif not reached(config, progress, when):
         return False
-    return job.pool.stats().entries >= max(1, schedule.minimum_rewards * len(job.rainy))
+    pool = job.pool.stats()
+    return pool is not None and pool.entries >= max(1, schedule.minimum_rewards * len(job.rainy))
 
 
 def reached(config: Config, progress: Progress, moment: Moment) -> bool:
@@ -148,14 +158,13 @@ def finished(config: Config, progress: Progress) -> bool:
 
 def save(job: Job) -> None:
     """Write a checkpoint and the derainer, and let replaced rewards go that no checkpoint refers to."""
-    # A synchronous pool is dumped with the checkpoint; the others must at least know of every candidate.
-    job.recycler.flush()
     wait_for_all()
     if rank() > 0:
         return
     job.checkpoints.save(job.state.state_dict(), job.state.progress.steps)
     job.reporter.model(job.method.averaged)
     job.pool.sweep(grace_seconds=job.checkpoints.age() + 60)
+    job.copies.renew()
 
 
 def _to(method: RGSUD, images: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ def tree(photographs: Path) -> dict[str, object]:
         "name": "small",
         "runs": str(photographs / "runs"),
         "device": "cpu",
+        "launch": "inline",
         "data": {
             "rainy": str(photographs / "rainy"),
             "clean": str(photographs / "clean"),
@@ -63,7 +64,13 @@ def tree(photographs: Path) -> dict[str, object]:
         },
         "schedule": {"samples": 24, "recycle_from": 4, "stage2_from": 12},
         "recycling": {"scorer": "local:random", "every": 1, "synchronous": True},
-        "report": {"log_every": 2, "evaluate_every": 6, "sheet_every": 6, "checkpoint_every": 3},
+        "report": {
+            "log_every": 2,
+            "evaluate_every": 6,
+            "sheet_every": 6,
+            "checkpoint_every": 3,
+            "plan": False,
+        },
     }
 
 

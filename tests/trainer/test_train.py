@@ -76,7 +76,7 @@ def test_the_pool_holds_whole_derained_images(config: Config) -> None:
         entries = {entry.id: entry for entry in pool.scan()}
         assert set(entries) == {"0", "1", "2", "3"}
         assert all(pool.image(e.candidates[0].digest).shape == (64, 72, 3) for e in entries.values())
-        assert sum(entry.offers for entry in entries.values()) == 11
+        assert pool.stats().offers == 11
     finally:
         pool.close()
 

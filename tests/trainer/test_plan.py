@@ -1,0 +1,44 @@
+"""What is told before a run starts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from trainer import launch
+from trainer.config import Config
+from trainer.state import Checkpoints
+
+
+def _with(config: Config, **sections: dict[str, Any]) -> Config:
+    tree = config.model_dump(mode="json")
+    for section, values in sections.items():
+        tree[section].update(values)
+    return Config.model_validate(tree)
+
+
+def test_a_plan_is_told_and_changes_nothing(config: Config) -> None:
+    without = config.model_copy(update={"name": "without"})
+    launch.run(without, console=Console(quiet=True))
+    planned = _with(config, report={"plan": True})
+    launch.run(planned, console=Console(quiet=True))
+    told = [json.loads(line) for line in (planned.folder / "metrics.jsonl").read_text().splitlines()]
+    notices = [line["text"] for line in told if line["kind"] == "notice"]
+    assert notices[0] == "4 rainy and 3 clean images."
+    assert notices[1].startswith("1 worker, 2 crops a step, 12 steps of ")
+    assert notices[2] == "Stage 2 begins: rewards stand in for the ground truth."
+    ours, theirs = (Checkpoints(c.folder / "checkpoints", 3).load()["method"] for c in (planned, without))
+    for key, value in theirs["averaged"].items():
+        assert torch.equal(ours["averaged"][key], value), key
+
+
+def test_a_plan_is_for_what_is_left(config: Config) -> None:
+    launch.run(config, console=Console(quiet=True))
+    longer = _with(config, report={"plan": True}, schedule={"samples": 32, "stage2_from": 12})
+    launch.run(longer, resume=True, console=Console(quiet=True))
+    told = (longer.folder / "metrics.jsonl").read_text()
+    assert "Going on from " in told
+    assert "2 crops a step, 4 steps of " in told

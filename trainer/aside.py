@@ -1,0 +1,64 @@
+"""Questions to the reward pool that a training step asks but does not wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from pool_store.client import Pool
+from pool_store.errors import PoolError
+from pool_store.schemas import Stats
+
+T = TypeVar("T")
+_PATIENCE_SECONDS = 0.5
+"""A pool that is well answers in milliseconds."""
+
+
+class Aside:
+    """Asks the pool in a thread. While it does not answer, training goes on with what was known.
+
+    Args:
+        pool: the one to ask; nobody else needs to be kept from it.
+        waits: wait for every answer, and let the pool's errors through, as a reproducible run must.
+    """
+
+    def __init__(self, pool: Pool, *, waits: bool = False) -> None:
+        self.problem: str | None = None
+        """Why there is no answer at the moment, if there is none."""
+        self._pool = pool
+        self._thread = None if waits else ThreadPoolExecutor(1, "pool")
+        self._unanswered: Future[Any] | None = None
+        self._stats: Stats | None = None
+
+    def ask(self, question: Callable[[Pool], T], otherwise: T) -> T:
+        """The pool's answer; ``otherwise`` where it fails, or takes longer than half a second."""
+        if self._thread is None:
+            return question(self._pool)
+        if self._unanswered is not None and not self._unanswered.done():
+            return otherwise
+        self._unanswered = self._thread.submit(question, self._pool)
+        try:
+            answer: T = self._unanswered.result(_PATIENCE_SECONDS)
+        except TimeoutError:
+            self.problem = "the pool does not answer: see to its service"
+            return otherwise
+        except PoolError as problem:
+            self.problem = str(problem)
+            return otherwise
+        self.problem = None
+        return answer
+
+    def stats(self) -> Stats | None:
+        """The pool in figures, the last ones known while it does not answer; None where there never were."""
+        self._stats = self.ask(lambda pool: pool.stats(), self._stats)
+        return self._stats
+
+    def sweep(self, grace_seconds: float) -> None:
+        """Let the images go that nothing has referred to for so long; another time where the pool is away."""
+        self.ask(lambda pool: pool.sweep(grace_seconds), None)
+
+    def close(self) -> None:
+        """Wait for no answer any more."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
