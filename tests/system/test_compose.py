@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
     "schedule.seconds=null schedule.recycle_from=0 recycling.every=2 report.plan=false report.log_every=2 "
-    "report.evaluate_every=1000 report.sheet_every=1000 report.checkpoint_every=50 schedule.samples="
+    "report.evaluate_every=20 report.sheet_every=1000 report.checkpoint_every=50 schedule.samples="
 )
 
 
@@ -88,6 +89,13 @@ class Composition:
         """Rainy crops trained on so far."""
         return max((line["samples"] for line in self.lines()), default=0)
 
+    def metrics(self) -> str:
+        """What Prometheus reads, under the names that it gives it."""
+        read = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
+        nodes = [f"http://{node}:8090/metrics" for node in ("ray-head", "ray-worker")]
+        texts = [self.run("exec", "-T", "pool", "python", "-c", read, node) for node in nodes]
+        return "\n".join(texts).replace("ray_rgsud_", "rgsud_") + self.ask("/metrics").text
+
     def train(self) -> dict[str, Any]:
         """The container that trains, as `docker compose ps` shows it."""
         shown = self.run("ps", "--all", "--format", "json", "train").strip()
@@ -130,6 +138,17 @@ def test_trains_survives_resumes_and_scales(composition: Composition) -> None:
     assert composition.offers() >= offered
     offered = composition.offers()
     _until(lambda: composition.offers() > offered, composition)
+
+    # Grafana finds what it draws.
+    drawn = (ROOT / "deploy/grafana/dashboards/rgsud.json").read_text()
+    names = set(re.findall(r"rgsud_(?:train|scorer|pool)_\w+", drawn))
+    assert len(names) > 10
+
+    def all_there() -> bool:
+        text = composition.metrics()
+        return all(f"\n{name}" in text for name in names)
+
+    _until(all_there, composition)
 
     # It saves when it is told to end, and goes on from there, with one more worker.
     reached = composition.samples()
