@@ -51,7 +51,7 @@ class Copies:
         try:
             self._storage = self._storage or _open(self._config)
             _copy(self._config, self._storage, self._copied)
-        except (PoolError, OSError) as problem:
+        except (PoolError, TrainerError, OSError) as problem:
             self.problem = str(problem)
         else:
             self.problem = None
@@ -103,6 +103,8 @@ def refuse_copies(config: Config) -> None:
 
 def _open(config: Config) -> Storage:
     assert config.copies is not None
+    if "://" not in config.copies and not Path(config.copies).expanduser().is_absolute():
+        raise TrainerError(f"copies={config.copies} is relative to nothing that lasts: give a whole path.")
     return open_storage(config.copies, config.name)
 
 

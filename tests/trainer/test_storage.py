@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from pool_store.errors import PoolUnavailable
 from pool_store.storage import DiskStorage, Storage, open_storage
+from trainer import launch
 from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.state import Checkpoints
@@ -151,6 +154,24 @@ def test_copies_that_cannot_be_read_end_the_run_before_it_begins(config: Config,
     config = config.model_copy(update={"copies": str(tmp_path / "file")})
     with pytest.raises(TrainerError, match="the copies of run 'small' cannot be read: cannot create"):
         bring_back(config)
-    unknown = config.model_copy(update={"copies": "ftp://host/folder"})
-    with pytest.raises(TrainerError, match="unknown place"):
-        refuse_copies(unknown)
+    for place, said in (("ftp://host/folder", "unknown place"), ("copies", "give a whole path")):
+        with pytest.raises(TrainerError, match=said):
+            refuse_copies(config.model_copy(update={"copies": place}))
+
+
+def test_a_run_goes_on_from_its_copies_on_another_machine(tree: dict[str, Any], tmp_path: Path) -> None:
+    tree |= {"copies": str(tmp_path / "copies"), "runs": str(tmp_path / "first")}
+    tree["recycling"] = {**tree["recycling"], "pool": f"embedded:{tmp_path / 'pool'}"}
+    schedule = dict(tree["schedule"])
+    launch.run(Config.model_validate(tree | {"schedule": schedule | {"samples": 12}}), console=_quiet())
+    moved = Config.model_validate(tree | {"runs": str(tmp_path / "second")})
+    with pytest.raises(TrainerError, match="already holds a run 'small'"):
+        launch.run(moved, console=_quiet())
+    assert launch.run(moved, resume=True, console=_quiet()).samples == 24
+    lines = [json.loads(line) for line in storage_of(moved).get("metrics.jsonl").splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "step"] == [2, 4, 6, 8, 10, 12]
+    assert json.loads(storage_of(moved).get("summary.json"))["samples"] == 24
+
+
+def _quiet() -> Console:
+    return Console(quiet=True)

@@ -1,0 +1,143 @@
+"""A Ray cluster of several nodes on this machine, each a `ray start` of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+PROGRAMS = Path(sys.executable).parent
+TOKEN = secrets.token_hex(32)
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": TOKEN,
+    "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "COLUMNS": "200",
+}
+AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
+_START_SECONDS = 90.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Of the loopback address; taken all at once, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+class RayNodes:
+    """A head and further nodes, of one core each.
+
+    Args:
+        nodes: of the cluster, the head included.
+    """
+
+    def __init__(self, nodes: int) -> None:
+        # Short, for the names of sockets are below it.
+        self._folder = Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+        self._log = (self._folder / "nodes.log").open("wb")
+        port, dashboard, client = free_ports(3)
+        self.address = f"http://127.0.0.1:{dashboard}"
+        self.gcs = f"127.0.0.1:{port}"
+        head = ["--head", "--port", str(port), "--dashboard-port", str(dashboard)]
+        head += ["--ray-client-server-port", str(client), "--temp-dir", str(self._folder)]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        try:
+            self._start(*head)
+            self._until(lambda: self.alive() == 1)
+            for _ in range(nodes - 1):
+                self._start("--address", self.gcs)
+            self._until(lambda: self.alive() == nodes)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, *arguments: str) -> None:
+        (agent,) = free_ports(1)
+        common = [
+            "--num-cpus",
+            "1",
+            "--object-store-memory",
+            str(100 << 20),
+            "--node-ip-address",
+            "127.0.0.1",
+        ]
+        # The usual ports are those of whatever other Ray this machine has.
+        ports = [
+            "--dashboard-agent-listen-port",
+            str(agent),
+            "--min-worker-port",
+            "0",
+            "--max-worker-port",
+            "0",
+        ]
+        command = [
+            str(PROGRAMS / "ray"),
+            "start",
+            "--block",
+            "--disable-usage-stats",
+            *arguments,
+            *common,
+            *ports,
+        ]
+        self._processes.append(subprocess.Popen(command, env=ENVIRONMENT, stdout=self._log, stderr=self._log))
+
+    def alive(self) -> int:
+        """Nodes that the head counts."""
+        answer = httpx.get(f"{self.address}/nodes", params={"view": "summary"}, headers=AUTHORISED)
+        return sum(node["raylet"].get("state") == "ALIVE" for node in answer.json()["data"]["summary"])
+
+    def _until(self, so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if so():
+                    return
+            if time.monotonic() > deadline or any(each.poll() is not None for each in self._processes):
+                said = (self._folder / "nodes.log").read_text()
+                pytest.fail(f"the cluster does not start: {said[-3000:]}")
+            time.sleep(0.2)
+
+    def kill_node(self, number: int) -> None:
+        """As if its machine had died; 0 is the head."""
+        self._kill(self._processes[number])
+
+    def close(self) -> None:
+        """End every node at once: asked to end by itself, each would take half a minute."""
+        self._kill(*self._processes)
+        self._log.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @staticmethod
+    def _kill(*nodes: subprocess.Popen[bytes]) -> None:
+        own = [psutil.Process(node.pid) for node in nodes if node.poll() is None]
+        everything = [*own, *(child for process in own for child in process.children(recursive=True))]
+        for process in everything:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        for node in nodes:
+            node.wait(60)
+
+
+@contextlib.contextmanager
+def ray_nodes(nodes: int) -> Iterator[RayNodes]:
+    """The cluster until the end of the block."""
+    cluster = RayNodes(nodes)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
