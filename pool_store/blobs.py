@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import time
-from collections.abc import Collection, Iterable, Sequence, Set
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,10 @@ Image: TypeAlias = NDArray[np.uint8]
 LONGEST_SIDE = 16383
 """What lossless WebP can hold, in pixels."""
 SOURCES, MEANS = "sources/", "means/"
+THREADS = 4
+"""Images that one call encodes, decodes or writes at a time."""
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Stored(NamedTuple):
@@ -54,6 +59,15 @@ def encode(image: Image) -> bytes:
     return encoded.getvalue()
 
 
+def several(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`work` on each item, in order, a few at a time: codecs, digests and disks leave Python to others
+    meanwhile. Raises what the first of them raised, once all have ended."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(min(THREADS, len(items)), "images") as threads:
+        return list(threads.map(work, items))
+
+
 class Blobs:
     """A pool's images in its own part of a storage: candidates as `ab/abcd....webp`, where abcd... is the
     digest; below `sources/` the rainy images, below `means/` which candidate is the mean of which."""
@@ -61,9 +75,9 @@ class Blobs:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
-    def put(self, image: Image) -> Stored:
-        """Stores the image durably."""
-        digest = digest_of(image)
+    def put(self, image: Image, digest: str | None = None) -> Stored:
+        """Stores the image durably; its digest may be given where it is known."""
+        digest = digest or digest_of(image)
         return Stored(digest, 0) if self.touch(digest) else self.put_encoded(digest, encode(image))
 
     def put_encoded(self, digest: str, data: bytes) -> Stored:

@@ -12,10 +12,11 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from pool_store.blobs import Image, decode, digest_of, encode
+from pool_store.blobs import Image, decode, digest_of, encode, several
 from pool_store.errors import PoolConflict, PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.host import DEFAULT
-from pool_store.http.limits import ENTRIES_A_PAGE, IDS_A_REQUEST, OFFERS_A_REQUEST
+from pool_store.http.archive import pack
+from pool_store.http.limits import ENTRIES_A_PAGE, IDS_A_REQUEST, IMAGES_A_REQUEST, OFFERS_A_REQUEST
 from pool_store.http.messages import (
     Decisions,
     Entries,
@@ -26,6 +27,7 @@ from pool_store.http.messages import (
     Offers,
     PoolInfo,
     Thresholds,
+    Uploads,
 )
 from pool_store.ranking import Sort
 from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings, Stats, Swept, Verified
@@ -40,6 +42,8 @@ RETRY_SECONDS = 5.0
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 WHOLE_POOL = httpx.Timeout(3600.0, connect=5.0)
 """For what reads or writes all of a pool."""
+BYTES_A_REQUEST = 16 << 20
+"""Of several images together; one image may have more."""
 _KINDS = {404: PoolMissing, 409: PoolConflict, 429: PoolUnavailable, 503: PoolUnavailable, 507: PoolFull}
 
 
@@ -86,6 +90,21 @@ class HttpPool:
         digest = digest_of(image)
         self._send("PUT", f"/blobs/{digest}", content=encode(image), headers={"content-type": "image/webp"})
         return digest
+
+    def put_images(self, images: Sequence[Image]) -> list[str]:
+        digests = several(digest_of, images)
+        different = dict(zip(digests, images, strict=True))
+        self.upload(dict(zip(different, several(encode, [*different.values()]), strict=True)))
+        return digests
+
+    def upload(self, encoded: Mapping[str, bytes]) -> None:
+        """Stores images, given as lossless WebP by digest; PoolError for the first that is refused."""
+        for page in _parcels(encoded.items()):
+            headers = {"content-type": "application/x-tar"}
+            response = self._send("POST", "/blobs", content=pack(page), headers=headers)
+            for image in self._read(Uploads, response).images:
+                if image.problem is not None:
+                    raise PoolError(f"{self._name} refuses image {image.name}: {image.problem}")
 
     def offer(self, offer: Offer) -> Decision:
         return self.offer_many([offer])[0]
@@ -205,7 +224,9 @@ class HttpPool:
                 "content": body.model_dump_json(exclude_defaults=True),
                 "headers": {"content-type": "application/json"},
             }
-        response = self._send(method, path, **options)
+        return self._read(kind, self._send(method, path, **options))
+
+    def _read(self, kind: type[M], response: httpx.Response) -> M:
         try:
             return kind.model_validate_json(response.content)
         except ValidationError as error:
@@ -269,6 +290,20 @@ def _parts(url: str) -> tuple[str, str]:
 
 def _seconds(retry_after: str) -> float:
     return float(retry_after) if retry_after.isdigit() else 0.0
+
+
+def _parcels(encoded: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    """Images in parts that the service takes at once."""
+    parcel: list[tuple[str, bytes]] = []
+    size = 0
+    for image in encoded:
+        size += len(image[1])
+        if parcel and (size > BYTES_A_REQUEST or len(parcel) == IMAGES_A_REQUEST):
+            yield parcel
+            parcel, size = [], len(image[1])
+        parcel.append(image)
+    if parcel:
+        yield parcel
 
 
 def _pages(items: list[T], size: int) -> Iterator[list[T]]:

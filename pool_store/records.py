@@ -60,10 +60,14 @@ def pack_offer(flag: bytes, hash: int, offer: Offer, source: int) -> bytes:
 
 
 def pack_offers(
-    batch: Sequence[tuple[int, int]], offers: Sequence[Offer], stored: Set[str], fingerprint: str
-) -> list[bytes | int]:
-    """The offers of a batch, given by index and hash, as `decide.lua` takes them: sources first. `stored` has
-    the digests of images that are known to be stored."""
+    batch: Sequence[tuple[int, int]],
+    offers: Sequence[Offer],
+    stored: Set[str],
+    fingerprint: str,
+    added: Sequence[int],
+) -> list[bytes | str | int]:
+    """The offers of a batch, given by index and hash, as `decide.lua` takes them. `stored` has the digests of
+    images that are known to be stored, `added` the bytes of those that are to be counted."""
     sources: dict[bytes, int] = {}
     packed = []
     for index, hash in batch:
@@ -74,7 +78,7 @@ def pack_offers(
             flag = b"S"
         packed.append(pack_offer(flag, hash, offer, number))
     # All in one argument: a thousand of them would take longer to send and to read than to decide.
-    return [len(sources), *sources, b"".join(packed)]
+    return [fingerprint, len(added), sum(added), len(sources), *sources, b"".join(packed)]
 
 
 def pack_entry(entry: Entry, number_of: Callable[[bytes], int]) -> bytes:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from pool_store import records
-from pool_store.blobs import Blobs, Image, Stored
+from pool_store.blobs import Blobs, Image, Stored, digest_of, several
 from pool_store.errors import PoolConflict, PoolError, PoolMissing
 from pool_store.ranking import Sort, page
 from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings, Stats, Swept, Verified
@@ -162,6 +162,13 @@ class RewardPool:
         """Stores a uint8 H,W,3 image durably, before it is offered, and returns its digest."""
         return self._counted(self.blobs.put(image))
 
+    def put_images(self, images: Sequence[Image]) -> list[str]:
+        """`put_image` for each, several at a time. Raises for the first that fails; the others are stored."""
+        digests = several(digest_of, images)
+        different = dict(zip(digests, images, strict=True))  # or two threads would store the same one
+        several(lambda item: self._counted(self.blobs.put(item[1], item[0])), [*different.items()])
+        return digests
+
     def put_encoded(self, digest: str, data: bytes) -> None:
         """Stores lossless WebP that the caller has decoded, and found to have that digest."""
         self._counted(self.blobs.put_encoded(digest, data))
@@ -215,13 +222,9 @@ class RewardPool:
         return [decisions[index] for index in range(len(offers))]
 
     def _decide(
-        self,
-        indices: Iterable[int],
-        offers: Sequence[Offer],
-        stored: set[str],
-        decisions: dict[int, Decision],
+        self, indices: Iterable[int], offers: Sequence[Offer], stored: set[str], done: dict[int, Decision]
     ) -> list[int]:
-        """Adds the decisions; returns the indices of offers that wait for an image not known to be stored."""
+        """Adds decisions to `done`; returns the indices of offers whose image is not known to be stored."""
         grouped: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for index in indices:
             hash, spread = records.place(offers[index].id)
@@ -230,7 +233,10 @@ class RewardPool:
         for subpool, group in grouped.items():
             for batch in records.chunks(group, BATCH):
                 batches.append(batch)
-                calls.append((self.key(subpool, "meta"), self._arguments(batch, offers, stored)))
+                # Else what was put would make a call wait for the log that changes nothing.
+                added = self._take_uncounted() if stored else []
+                packed = records.pack_offers(batch, offers, stored, self.fingerprint, added)
+                calls.append((self.key(subpool, "meta"), packed))
         pending = []
         for batch, answer in zip(batches, self.server.run_many(DECIDE, calls), strict=True):
             for (index, _), (letter, log_odds) in zip(batch, records.ANSWER.iter_unpack(answer), strict=True):
@@ -238,16 +244,8 @@ class RewardPool:
                     pending.append(index)
                     continue
                 best = None if log_odds != log_odds else log_odds
-                decisions[index] = Decision(status=_STATUS[letter], log_odds=best)
+                done[index] = Decision(status=_STATUS[letter], log_odds=best)
         return sorted(pending)
-
-    def _arguments(
-        self, batch: Sequence[tuple[int, int]], offers: Sequence[Offer], stored: set[str]
-    ) -> list[bytes | str | int]:
-        # Else what was put would make a call wait for the log that changes nothing.
-        added = self._take_uncounted() if stored else []
-        packed = records.pack_offers(batch, offers, stored, self.fingerprint)
-        return [self.fingerprint, len(added), sum(added), *packed]
 
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
         """The entries of those ids that have one."""
@@ -280,8 +278,8 @@ class RewardPool:
         _, known = self._sources[subpool]
         if number not in known:
             with self.server.answering():
-                for packed, place in self.server.client.hgetall(self.key(subpool, "sources")).items():
-                    known[int(place)] = packed
+                found = self.server.client.hgetall(self.key(subpool, "sources"))
+            known.update((int(place), packed) for packed, place in found.items())
         return known[number]
 
     def entries_page(

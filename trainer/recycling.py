@@ -146,22 +146,27 @@ class Recycler:
         scores = np.asarray(self._scorer.score([candidate for candidate, _ in taken]), np.float64)
         to_beat = self._pool.peek([candidate.id for candidate, _ in taken])
         self.counts.scored += len(taken)
-        offers = []
+        promising: list[tuple[Candidate, Lineage, float]] = []
+        others: list[tuple[Candidate, Lineage, float]] = []
         for (candidate, lineage), log_odds in zip(taken, scores.tolist(), strict=True):
             current = to_beat.get(candidate.id)
             # Scores only rise: a loser now loses when the offer arrives, so its image need not be written.
             loses = current is not None and log_odds <= current
-            image = candidate.image
-            offers.append(
+            (others if loses else promising).append((candidate, lineage, log_odds))
+        digests = self._pool.put_images([candidate.image for candidate, _, _ in promising])
+        digests += [digest_of(candidate.image) for candidate, _, _ in others]
+        decisions = self._pool.offer_many(
+            [
                 Offer(
                     id=candidate.id,
                     log_odds=log_odds,
                     fingerprint=self._scorer.fingerprint,
-                    digest=digest_of(image) if loses else self._pool.put_image(image),
+                    digest=digest,
                     lineage=lineage,
                 )
-            )
-        decisions = self._pool.offer_many(offers)
+                for (candidate, lineage, log_odds), digest in zip(promising + others, digests, strict=True)
+            ]
+        )
         self.counts.replaced += sum(decision.status == "replaced" for decision in decisions)
         self._put_sources([candidate for candidate, _ in taken])
 

@@ -13,6 +13,7 @@ from pool_store.http.problems import Problem
 
 IDS_A_REQUEST = 4096
 OFFERS_A_REQUEST = 1024
+IMAGES_A_REQUEST = 64
 ENTRIES_A_PAGE = 500
 PREVIEW_WIDTHS = (16, 1024)
 """Narrowest and widest preview, in pixels."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -48,6 +48,20 @@ class Decisions(_Message):
     """One decision an offer, in the order of the offers."""
 
     decisions: list[Decision]
+
+
+class Uploaded(_Message):
+    """What became of an image: `held` was there before, `refused` was not stored, for what `problem` says."""
+
+    name: str
+    status: Literal["stored", "held", "refused"]
+    problem: str | None = None
+
+
+class Uploads(_Message):
+    """One answer an image, in the order of the archive."""
+
+    images: list[Uploaded]
 
 
 class Entries(_Message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -12,11 +13,12 @@ import anyio
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from pool_store.blobs import Image, decode, digest_of, encode
+from pool_store.blobs import Image, decode, digest_of, encode, several
 from pool_store.errors import PoolError, PoolMissing
 from pool_store.host import PoolHost
+from pool_store.http.archive import unpack
 from pool_store.http.images import decode_upload, preview
-from pool_store.http.limits import ENTRIES_A_PAGE, PREVIEW_WIDTHS, Limits
+from pool_store.http.limits import ENTRIES_A_PAGE, IMAGES_A_REQUEST, PREVIEW_WIDTHS, Limits
 from pool_store.http.messages import (
     Decisions,
     Dump,
@@ -29,9 +31,11 @@ from pool_store.http.messages import (
     PoolInfo,
     Pools,
     Thresholds,
+    Uploaded,
+    Uploads,
 )
 from pool_store.http.problems import Problem
-from pool_store.schemas import Digest, ImageId, PoolName, PoolSettings, Stats, Swept, Verified
+from pool_store.schemas import DIGEST_PATTERN, Digest, ImageId, PoolName, PoolSettings, Stats, Swept, Verified
 from pool_store.store import RewardPool
 
 Name = Annotated[PoolName, Path(alias="pool", description="Name of the pool.")]
@@ -42,6 +46,13 @@ Width = Annotated[
     Query(ge=PREVIEW_WIDTHS[0], le=PREVIEW_WIDTHS[1], description="Width of a preview, in pixels."),
 ]
 Upload = Annotated[bytes, Body(media_type="image/webp", description="Plain lossless WebP, or PNG.")]
+Archive = Annotated[
+    bytes,
+    Body(
+        media_type="application/x-tar",
+        description=f"Plain tar of up to {IMAGES_A_REQUEST} files, DIGEST.webp (lossless) or DIGEST.png.",
+    ),
+]
 Finite = Annotated[float | None, Query(allow_inf_nan=False)]
 FOREVER = "max-age=31536000, immutable"
 FRESH = "no-cache"
@@ -77,6 +88,19 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
             return pool.encoded(digest) if width is None else preview_of(pool, digest, width)
 
         return _image(request, tag, cache, body)
+
+    def store(pool: RewardPool, digest: str, data: bytes) -> bool:
+        """Whether the image was new; Problem where it is not what its digest says, or no image to take."""
+        if pool.held(digest):
+            return False
+        with decoding:
+            image, as_is = decode_upload(data, limits.pixels)
+            if (found := digest_of(image)) != digest:
+                raise Problem(422, f"the image has digest {found}, not {digest}: put it under its own")
+            encoded = data if as_is else encode(image)
+            del image
+        pool.put_encoded(digest, encoded)
+        return True
 
     @routes.get("")
     def list_pools() -> Pools:
@@ -118,20 +142,31 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
     async def put_blob(pool: Name, digest: BlobDigest, body: Upload) -> Response:
         """Stores an image durably, once it is found to be the one that its digest says."""
 
-        def store() -> int:
-            opened = host.open(pool)
-            if opened.held(digest):
-                return 204
-            with decoding:
-                image, as_is = decode_upload(body, limits.pixels)
-                if (found := digest_of(image)) != digest:
-                    raise Problem(422, f"the image has digest {found}, not {digest}: put it under its own")
-                encoded = body if as_is else encode(image)
-                del image
-            opened.put_encoded(digest, encoded)
-            return 201
+        def put() -> int:
+            return 201 if store(host.open(pool), digest, body) else 204
 
-        return Response(status_code=await anyio.to_thread.run_sync(store, limiter=uploads))
+        return Response(status_code=await anyio.to_thread.run_sync(put, limiter=uploads))
+
+    @routes.post("/{pool}/blobs")
+    async def put_blobs(pool: Name, body: Archive) -> Uploads:
+        """Stores many images durably, each as if put alone: one that is refused keeps no other out."""
+
+        def put() -> Uploads:
+            opened = host.open(pool)
+
+            def put_one(member: tuple[str, bytes | None]) -> Uploaded:
+                name, data = member
+                digest = name.removesuffix(".webp").removesuffix(".png")
+                try:
+                    if data is None or not re.fullmatch(DIGEST_PATTERN, digest):
+                        raise Problem(422, "no plain file named by a digest: send DIGEST.webp or DIGEST.png")
+                    return Uploaded(name=name, status="stored" if store(opened, digest, data) else "held")
+                except Problem as refused:
+                    return Uploaded(name=name, status="refused", problem=refused.detail)
+
+            return Uploads(images=several(put_one, unpack(body)))
+
+        return await anyio.to_thread.run_sync(put, limiter=uploads)
 
     @routes.get("/{pool}/blobs/{digest}", response_class=Response, responses=_IMAGE)
     def get_blob(pool: Name, digest: BlobDigest, request: Request, width: Width = None) -> Response:

@@ -159,6 +159,22 @@ def test_equal_images_are_stored_once(backend: Any, picture: Picture) -> None:
     assert pool.stats().blobs == 2
 
 
+def test_several_images_are_put_as_if_one_by_one(
+    backend: Any, make_offer: MakeOffer, picture: Picture
+) -> None:
+    pool = backend.open()
+    assert pool.put_images([]) == []
+    images = [picture(number) for number in (1, 2, 3, 2)]
+    digests = pool.put_images(images)
+    assert digests == [pool.put_image(image) for image in images]
+    for digest, image in zip(digests, images, strict=True):
+        np.testing.assert_array_equal(pool.image(digest), image)
+    assert pool.offer(make_offer(pool, "a", 1.0, 2)).status == "replaced"
+    assert pool.stats().blobs == 3
+    with pytest.raises(PoolError, match="uint8 H,W,3 images, not float64"):
+        pool.put_images([picture(4), np.zeros((2, 2, 3))])
+
+
 @pytest.mark.parametrize(
     "image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
 )
