@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from pool_store.errors import PoolError, PoolMissing
+from pool_store.errors import PoolDamaged, PoolError, PoolMissing
 from pool_store.schemas import Swept
 from pool_store.storage import Storage
 
@@ -92,11 +92,11 @@ class Blobs:
             raise PoolMissing(f"{error}: restore it from a copy, or delete the pool") from None
 
     def get(self, digest: str) -> Image:
-        """The image; PoolError where it is missing or not what its digest says."""
+        """The image; PoolMissing where it is not there, PoolDamaged where it is not what its digest says."""
         path = self.storage.path(_key(digest))
         image = decode(self.encoded(digest), path)
         if digest_of(image) != digest:
-            raise PoolError(
+            raise PoolDamaged(
                 f"blob {path} is corrupt (other pixels): restore it from a copy, or delete the pool"
             )
         return image
@@ -200,11 +200,11 @@ def _raw(name: str) -> bytes | None:
 
 
 def decode(data: bytes, path: str) -> Image:
-    """The image in lossless WebP; PoolError that names `path` where it is damaged."""
+    """The image in lossless WebP; PoolDamaged that names `path` where it is damaged."""
     try:
         with Pillow.open(io.BytesIO(data), formats=["WEBP"]) as file:
             return np.array(file.convert("RGB"))
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise PoolError(
+        raise PoolDamaged(
             f"blob {path} is corrupt ({error}): restore it from a copy, or delete the pool"
         ) from None

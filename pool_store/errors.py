@@ -21,3 +21,7 @@ class PoolMissing(PoolError):
 
 class PoolConflict(PoolError):
     """The pool is another scorer's, or is kept in another way."""
+
+
+class PoolDamaged(PoolError):
+    """An image is not any more what was stored."""

@@ -101,7 +101,8 @@ class Server:
         try:
             yield
         except (redis.RedisError, RedisClusterException, ClusterError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = reason.partition(" script: ")[0].rstrip(".")  # which one it was helps nobody
             kind: type[PoolError] = PoolUnavailable
             remedy = "see to its server"
             if isinstance(error, ReadOnlyError):

@@ -13,13 +13,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from pool_store.errors import PoolConflict, PoolError, PoolFull, PoolMissing, PoolUnavailable
+from pool_store.errors import PoolConflict, PoolDamaged, PoolError, PoolFull, PoolMissing, PoolUnavailable
 
 RETRY_SECONDS = 2
 """When to come back after a 503: what a restart of the server takes."""
 _STATUS: dict[type[PoolError], int] = {
     PoolMissing: 404,
     PoolConflict: 409,
+    PoolDamaged: 500,
     PoolUnavailable: 503,
     PoolFull: 507,
 }

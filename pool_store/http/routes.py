@@ -13,8 +13,8 @@ import anyio
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from pool_store.blobs import Image, decode, digest_of, encode, several
-from pool_store.errors import PoolError, PoolMissing
+from pool_store.blobs import decode, digest_of, encode, several
+from pool_store.errors import PoolMissing
 from pool_store.host import PoolHost
 from pool_store.http.archive import unpack
 from pool_store.http.images import decode_upload, preview
@@ -79,7 +79,7 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
     @lru_cache(_PREVIEWS)
     def preview_of(pool: RewardPool, digest: str, width: int) -> bytes:
         with decoding:
-            return preview(_stored(pool.encoded(digest), digest), width)
+            return preview(decode(pool.encoded(digest), digest), width)
 
     def blob(request: Request, pool: RewardPool, digest: str, width: int | None, cache: str) -> Response:
         tag = f'"{digest}"' if width is None else f'"{digest}-{width}"'
@@ -195,7 +195,7 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
             if width is None:
                 return encoded
             with decoding:
-                return preview(_stored(encoded, f"of the rainy image of '{id}'"), width)
+                return preview(decode(encoded, f"of the rainy image of '{id}'"), width)
 
         return _image(request, tag, FRESH, body)
 
@@ -288,13 +288,6 @@ def _entry(pool: RewardPool, id: str) -> Any:
     if id not in found:
         raise PoolMissing(f"'{id}' has no reward in this pool yet: offer one")
     return found[id]
-
-
-def _stored(encoded: bytes, what: str) -> Image:
-    try:
-        return decode(encoded, what)
-    except PoolError as error:
-        raise Problem(500, str(error)) from None  # nothing that the client asked for is wrong
 
 
 def _image(request: Request, tag: str, cache: str, body: Callable[[], bytes]) -> Response:
