@@ -1,0 +1,361 @@
+"""What recycling costs a training step, how many candidates are decided a second, what a second worker adds.
+
+    python benchmarks/scaling.py [--quick] [--json FILE] [--page FILE]
+
+The recipe `demo` on its own data, by the trainer's own loop. All variants take turns: candidates every so
+many steps; within the step (`synchronous`), beside it with the scorer in this process (`launch: inline`), or
+beside it with the scorer on Ray Serve (`launch: ray`). A turn ends when all its candidates are decided.
+Ratios are of turns in one round, and medians over rounds. What deraining and scoring a candidate take by
+themselves, with all cores, is measured in each round too: what a step loses beyond that is the price of doing
+it beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+# As the command line has it, before torch comes.
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+import torch
+from ray import serve
+from rich.console import Console
+from scaling_page import write_page
+from scaling_parts import NEVER, candidate_parts, end_to_end
+from step_time import measure as step_parts
+
+import trainer.train
+from iqa_service.app import deploy_scorer
+from iqa_service.consistency import ConsistentBackend
+from iqa_service.registry import open_scorer
+from iqa_service.schemas import ServiceSettings
+from iqa_service.scorer import Candidate
+from pool_store.store import RewardPool
+from trainer.config import Config, load_config
+from trainer.data.demo import DemoData, write_demo_data
+from trainer.inference import derain_image
+from trainer.launch import assemble, run, work
+from trainer.state import Checkpoints
+
+CADENCES = (1, 2, 4, 8, 16)
+SCORER = "daclip-lite?consistency=0.25"
+STAGE2 = "stage2"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured."""
+
+    rounds: int = 4
+    turn: int = 16
+    """Steps; every cadence divides it."""
+    cadences: tuple[int, ...] = CADENCES
+    served: tuple[int, ...] = (1, 4, 16)
+    repeats: int = 20
+    candidates: int = 128
+    worker_steps: int = 20
+
+
+QUICK = Effort(1, 4, (1, 4), (4,), 3, 16, 8)
+
+
+class Stopwatch:
+    """Seconds spent in calls, by name; calls of several threads add up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
+
+    def on(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The same call, timed."""
+
+        def timed(*arguments: Any, **named: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return call(*arguments, **named)
+            finally:
+                with self._lock:
+                    self.seconds[name] += time.perf_counter() - started
+
+        return timed
+
+
+@contextmanager
+def watched(places: Sequence[tuple[str, Any, str]]) -> Iterator[Stopwatch]:
+    """Times calls: a name for the watch, an object or class, and its attribute."""
+    watch = Stopwatch()
+    with ExitStack() as stack:
+        for name, owner, attribute in places:
+            stack.enter_context(patch.object(owner, attribute, watch.on(name, getattr(owner, attribute))))
+        yield watch
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a turn took."""
+
+    seconds: float
+    candidates: int
+    lost: int
+    parts: dict[str, float]
+    """Seconds by part."""
+
+
+class Subject:
+    """One trainer, that takes turns at several cadences."""
+
+    def __init__(self, config: Config, steps: int, stack: ExitStack) -> None:
+        self._config, self._steps = config, steps
+        self.job = assemble(config, Checkpoints(config.folder / "checkpoints", 1), [], stack)
+        self._turns = 0
+        for _ in range(0, len(self.job.rainy), steps):
+            self.turn(1)  # every image has an entry and its source then, as it has for most of a run
+
+    def turn(self, every: int | None, stage: int = 1) -> Turn:
+        """Train for a while with a candidate every so many steps, in the middle between them."""
+        job, progress, counts = self.job, self.job.state.progress, self.job.recycler.counts
+        self._turns += 1
+        start = self._turns * self._steps - max(1, (every or 1) // 2)
+        progress.steps, progress.stage = start, stage
+        job.config = self._config.model_copy(
+            update={
+                "recycling": self._config.recycling.model_copy(update={"every": every or 1}),
+                "schedule": self._config.schedule.model_copy(
+                    update={"recycle_from": NEVER if every is None else 0}
+                ),
+            }
+        )
+        scored, lost = counts.scored, counts.dropped + counts.lost
+        times: list[float] = []
+
+        def over() -> bool:
+            ends = progress.steps - start >= self._steps
+            if ends:
+                job.recycler.flush(600)
+            times.append(time.perf_counter())
+            return ends
+
+        job.stopping = over
+        with watched(self._places()) as watch:
+            trainer.train.train(job)
+            parts = dict(watch.seconds)
+        return Turn(times[-1] - times[0], counts.scored - scored, counts.dropped + counts.lost - lost, parts)
+
+    def _places(self) -> list[tuple[str, Any, str]]:
+        job = self.job
+        return [
+            ("training", job.method, "step"),
+            ("data", trainer.train, "_timed"),
+            ("load", job.rainy, "load"),
+            ("derain", trainer.train, "derain_image"),
+            ("rewards", job.rewards, "crops"),
+            ("report", job.reporter, "step"),
+            ("score", ConsistentBackend, "score"),
+            ("put", RewardPool, "put_images"),
+            ("peek", RewardPool, "peek"),
+            ("offer", RewardPool, "offer_many"),
+            ("read", RewardPool, "image"),
+            ("entries", RewardPool, "entries"),
+        ]
+
+
+def configure(data: DemoData, runs: Path, name: str, **recycling: Any) -> Config:
+    """The recipe `demo`, without end, reports, or stage 2."""
+    settings = [
+        f"name={name}",
+        f"runs={runs}",
+        "launch=inline",
+        f"data.rainy={data.rainy}",
+        f"data.clean={data.clean}",
+        "schedule.stage2_from=never",
+        "schedule.seconds=null",
+        f"schedule.samples={NEVER}",
+        "schedule.recycle_from=0",
+        "report.plan=false",
+        *(f"report.{what}_every={NEVER}" for what in ("evaluate", "sheet", "checkpoint")),
+        *(f"recycling.{key}={value}" for key, value in recycling.items()),
+    ]
+    return load_config("demo", settings)
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The scorer on Serve in a Ray of its own, as `launch: ray` has it on one machine."""
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(proxy_location="Disabled")
+    yield deploy_scorer(ServiceSettings(scorer=f"local:{SCORER}", cpus=0, http=False))
+    serve.shutdown()
+    ray.shutdown()
+
+
+def cadences(subjects: dict[str, Subject], effort: Effort, say: Callable[[str], object]) -> dict[str, float]:
+    """What a step takes, by the way of recycling and its cadence; and where its time goes."""
+    here = subjects["beside"]
+    rainy, scorer = here.job.rainy, open_scorer(f"local:{SCORER}")
+    pairs = [
+        (image, derain_image(here.job.method.derainer, image)) for image in map(rainy.load, range(len(rainy)))
+    ]
+
+    def alone() -> dict[str, float]:
+        """Seconds by themselves, mean over the images."""
+        started = time.perf_counter()
+        for image, _ in pairs:
+            derain_image(here.job.method.derainer, image)
+        derained = time.perf_counter()
+        for image, made in pairs:
+            scorer.score([Candidate("alone", made, image)])
+        return {
+            "derain": (derained - started) / len(pairs),
+            "score": (time.perf_counter() - derained) / len(pairs),
+        }
+
+    variants: list[tuple[str, int]] = [
+        *((way, every) for every in effort.cadences for way in ("within", "beside")),
+        *(("served", every) for every in effort.served),
+    ]
+    found: dict[str, list[float]] = defaultdict(list)
+    for number in range(effort.rounds):
+        say(f"turns, round {number + 1} of {effort.rounds}")
+        middle = len(variants) // 2
+        offs, turns = [here.turn(None)], {}
+        for place, (way, every) in enumerate(variants):
+            if place == middle:
+                offs.append(here.turn(None))
+                work_alone = alone()
+            turns[way, every] = subjects[way].turn(every)
+        turns[STAGE2, 4] = here.turn(4, stage=2)
+        offs.append(here.turn(None))
+        off = statistics.fmean(turn.seconds for turn in offs)
+        found["off_step_ms"].append(1000 * off / effort.turn)
+        found["off_spread_share"].append((max(t.seconds for t in offs) - min(t.seconds for t in offs)) / off)
+        for name, seconds in work_alone.items():
+            found[f"alone_{name}_ms"].append(1000 * seconds)
+        for (way, every), turn in turns.items():
+            key = f"{way}_every{every}"
+            arithmetic = turn.candidates * sum(work_alone.values()) / off
+            found[f"{key}_step_ms"].append(1000 * turn.seconds / effort.turn)
+            found[f"{key}_added_share"].append(turn.seconds / off - 1)
+            found[f"{key}_arithmetic_share"].append(arithmetic)
+            found[f"{key}_beyond_share"].append(turn.seconds / off - 1 - arithmetic)
+            found[f"{key}_candidates_per_s"].append(turn.candidates / turn.seconds)
+            found[f"{key}_lost"].append(turn.lost)
+            for part, seconds in turn.parts.items():
+                found[f"{key}_part_{part}_ms"].append(1000 * seconds / effort.turn)
+    figures = {key: statistics.median(values) for key, values in found.items()}
+    stats = here.job.pool.stats()
+    assert stats is not None
+    return figures | {"turns_acceptance_share": float(stats.acceptance or 0.0)}
+
+
+@ray.remote(num_cpus=1)
+def by_itself(tree: dict[str, Any]) -> None:
+    """A run that shares nothing with others but the machine and the scorer."""
+    torch.set_num_threads(1)
+    work(Config.model_validate(tree), None, [], lambda: False)
+
+
+def workers(config: Config, scorer: str, steps: int) -> dict[str, float]:
+    """Rainy crops a second of one worker, of two, and of two runs that know nothing of each other."""
+
+    def run_of(name: str, count: int, launch: str = "ray") -> Config:
+        tree = config.model_dump(mode="json")
+        tree |= {"name": name, "launch": launch, "ray": {"workers": count, "cpus": 1}}
+        tree["schedule"]["samples"] = steps * count * config.data.batch
+        tree["recycling"]["scorer"] = scorer
+        tree["report"]["log_every"] = 4
+        return Config.model_validate(tree)
+
+    def rate(ran: Config) -> float:
+        lines = map(json.loads, (ran.folder / "metrics.jsonl").read_text().splitlines())
+        rates = [line["rate/images_per_second"] for line in lines if line["kind"] == "step"]
+        return statistics.median(rates[1:])  # the first warms up
+
+    figures = {}
+    for count in (1, 2):
+        run(run_of(f"workers-{count}", count), console=Console(quiet=True))
+        figures[f"workers{count}_samples_per_s"] = rate(run_of(f"workers-{count}", count))
+    alone = [run_of(f"alone-{number}", 1, "inline") for number in range(2)]
+    ray.get([by_itself.remote(each.model_dump(mode="json")) for each in alone])
+    figures["separate2_samples_per_s"] = sum(map(rate, alone))
+    one, two, apart = figures.values()
+    return figures | {
+        "workers2_over_1_ratio": two / one,
+        "separate2_over_1_ratio": apart / one,
+        "workers2_over_separate2_ratio": two / apart,
+    }
+
+
+def measure(effort: Effort, say: Callable[[str], object]) -> dict[str, float]:
+    """Every figure."""
+    figures: dict[str, float] = {"cores": os.cpu_count() or 1, "threads": torch.get_num_threads()}
+    with TemporaryDirectory(prefix="scaling-") as scratch, served() as service:
+        folder = Path(scratch)
+        data = write_demo_data(folder / "data")
+        base = configure(data, folder, "base", scorer=SCORER)
+        say("parts of a step and of a candidate")
+        parts = step_parts("demo", base.data.crop, base.data.batch, effort.repeats, data.rainy)
+        figures |= {f"step_{name}": value for name, value in parts.items()}
+        figures |= candidate_parts(data, folder / "parts", effort.repeats)
+        say("candidates, from submission to decision")
+        scorers = {"here": f"local:{SCORER}", "served": service}
+        figures |= end_to_end(scorers, data, folder / "decided", effort.candidates)
+        with ExitStack() as trained:
+            ways = {"within": (SCORER, True), "beside": (SCORER, False), "served": (service, False)}
+            subjects = {
+                way: Subject(
+                    configure(data, folder, way, scorer=scorer, synchronous=synchronous), effort.turn, trained
+                )
+                for way, (scorer, synchronous) in ways.items()
+            }
+            figures |= cadences(subjects, effort, say)
+        say("one worker and two")
+        figures |= workers(base, service, effort.worker_steps)
+    return figures
+
+
+def main() -> None:
+    """Measure, print, write the figures and the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one short round, for a look")
+    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser.add_argument("--page", type=Path, help="where the page goes, with a plot beside it")
+    chosen = parser.parse_args()
+    effort = QUICK if chosen.quick else Effort()
+    console = Console()
+    figures = measure(effort, console.print)
+    for key, value in figures.items():
+        console.print(f"{key:45} {value:14,.4g}", highlight=False)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(figures, indent=2) + "\n")
+    if chosen.page:
+        asked = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+        command = f"python benchmarks/scaling.py {' '.join(sys.argv[1:])}"
+        heading = f"`{command}` at commit {commit}, {machine}"
+        write_page(chosen.page, figures, effort.cadences, effort.served, heading)
+
+
+if __name__ == "__main__":
+    main()
