@@ -224,11 +224,7 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         opened = host.open(pool)
         return EntryDetail(entry=_entry(opened, id), history=opened.history(id)[::-1])
 
-    @routes.get(
-        "/{pool}/scan",
-        response_class=StreamingResponse,
-        responses={200: {"content": {"application/x-ndjson": {}}}},
-    )
+    @routes.get("/{pool}/scan", response_class=StreamingResponse, responses=_LINES)
     def scan(pool: Name) -> StreamingResponse:
         """Every entry once, a JSON object a line, in no order."""
         return StreamingResponse(_lines(host.open(pool)), media_type="application/x-ndjson")
