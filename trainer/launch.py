@@ -125,6 +125,8 @@ def work(
         if rank() == 0:
             _write(config.folder / "summary.json", summary.model_dump_json(indent=2))
             job.copies.close()
+            if job.copies.problem is not None:
+                job.reporter.notice(f"The run's end could not be copied: {job.copies.problem}", progress)
         wait_for_all()
         return summary, finished(config, job.state.progress)
 

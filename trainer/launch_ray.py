@@ -33,6 +33,8 @@ from trainer.views import RayMetricsView, following
 
 _STOP = ".stop"
 """A file in the run's folder: asks the workers to save and end."""
+_REFUSAL = ".refusal"
+"""Another one: what is wrong with the run, so that starting the workers again would not help."""
 
 
 def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
@@ -44,10 +46,12 @@ def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
     """
     config = _absolute(config)
     config.folder.mkdir(parents=True, exist_ok=True)
-    stop = config.folder / _STOP
+    stop, refusal = config.folder / _STOP, config.folder / _REFUSAL
     stop.unlink(missing_ok=True)
+    refusal.unlink(missing_ok=True)
     with ExitStack() as stack:
         own = _connect(config, stack)
+        _check_pool(config)
         served = None if placed(config.recycling.scorer) else _scorer_service(config, own)
         scaling, cpus = _scaling(config, served.cpus * served.replicas if served else 0.0)
         scorer = _deploy(served, f"iqa-{config.name}", own, stack) if served else config.recycling.scorer
@@ -77,12 +81,16 @@ def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
         try:
             waiting.submit(trainer.fit).result()
         except ray.train.TrainingFailedError as problem:
+            if refusal.exists():
+                raise TrainerError(refusal.read_text()) from None
             raise TrainerError(
                 f"the workers failed: {_innermost(problem)}; the run is saved to its last checkpoint, "
                 "continue it with --resume."
             ) from None
         finally:
             stop.unlink(missing_ok=True)
+    if refusal.exists():
+        raise TrainerError(refusal.read_text())
     if asked.is_set():
         raise KeyboardInterrupt
     return Summary.model_validate_json((config.folder / "summary.json").read_text())
@@ -92,10 +100,17 @@ def _worker(payload: dict[str, Any]) -> None:
     """One Ray Train worker; called again from the newest checkpoint when the group starts again."""
     torch.set_num_threads(payload["threads"])
     config = Config.model_validate(payload["config"])
+    refusal = config.folder / _REFUSAL
+    if refusal.exists():
+        return
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     start = checkpoints.newest() if checkpoints.files() else payload["start"]
-    views = [RayMetricsView()]
-    work(config, None if start is None else Path(start), views, (config.folder / _STOP).exists)
+    stopping = (config.folder / _STOP).exists
+    try:
+        work(config, None if start is None else Path(start), [RayMetricsView()], stopping)
+    except TrainerError as problem:
+        refusal.write_text(str(problem))
+        raise
 
 
 def _absolute(config: Config) -> Config:
@@ -130,6 +145,7 @@ def _connect(config: Config, stack: ExitStack) -> bool:
             address=config.ray.address,
             include_dashboard=False if local else None,
             logging_level=logging.WARNING,
+            log_to_driver=False,  # what the run says is in metrics.jsonl, Ray's own logs are in its folder
         )
     except ConnectionError as problem:
         address = config.ray.address or os.environ.get("RAY_ADDRESS")
@@ -173,14 +189,17 @@ def _deploy(settings: ServiceSettings, name: str, own: bool, stack: ExitStack) -
     return deploy_scorer(settings, name)
 
 
-def _embedded(config: Config, stack: ExitStack) -> str:
-    """The run's own pool, held by the driver; its address for the workers of this machine."""
+def _check_pool(config: Config) -> None:
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    if sum(node["Alive"] for node in nodes) > 1:
+    if config.recycling.pool.startswith("embedded:") and sum(node["Alive"] for node in nodes) > 1:
         raise TrainerError(
             f"the pool {config.recycling.pool} serves one machine, and this cluster has several: give "
             "recycling.pool=redis://... or http://..."
         )
+
+
+def _embedded(config: Config, stack: ExitStack) -> str:
+    """The run's own pool, held by the driver; its address for the workers of this machine."""
     scorer = open_scorer(config.recycling.scorer)
     stack.callback(scorer.close)
     chosen = config.recycling
