@@ -39,7 +39,7 @@ import ray
 import torch
 from ray import serve
 from rich.console import Console
-from scaling_page import write_page
+from scaling_page import DEFAULT, write_page
 from scaling_parts import NEVER, candidate_parts, end_to_end
 from step_time import measure as step_parts
 
@@ -58,21 +58,20 @@ from trainer.state import Checkpoints
 
 CADENCES = (1, 2, 4, 8, 16)
 SCORER = "daclip-lite?consistency=0.25"
-STAGE2 = "stage2"
 
 
 @dataclass(frozen=True)
 class Effort:
     """How much is measured."""
 
-    rounds: int = 4
+    rounds: int = 2
     turn: int = 16
     """Steps; every cadence divides it."""
     cadences: tuple[int, ...] = CADENCES
-    served: tuple[int, ...] = (1, 4, 16)
-    repeats: int = 20
-    candidates: int = 128
-    worker_steps: int = 20
+    served: tuple[int, ...] = (1, 4)
+    repeats: int = 10
+    candidates: int = 64
+    worker_steps: int = 16
 
 
 QUICK = Effort(1, 4, (1, 4), (4,), 3, 16, 8)
@@ -114,6 +113,8 @@ class Turn:
     """What a turn took."""
 
     seconds: float
+    cpu_seconds: float
+    """Of this process, over all cores."""
     candidates: int
     lost: int
     parts: dict[str, float]
@@ -146,19 +147,27 @@ class Subject:
         )
         scored, lost = counts.scored, counts.dropped + counts.lost
         times: list[float] = []
+        cpu_times: list[float] = []
 
         def over() -> bool:
             ends = progress.steps - start >= self._steps
             if ends:
                 job.recycler.flush(600)
             times.append(time.perf_counter())
+            cpu_times.append(time.process_time())
             return ends
 
         job.stopping = over
         with watched(self._places()) as watch:
             trainer.train.train(job)
             parts = dict(watch.seconds)
-        return Turn(times[-1] - times[0], counts.scored - scored, counts.dropped + counts.lost - lost, parts)
+        return Turn(
+            times[-1] - times[0],
+            cpu_times[-1] - cpu_times[0],
+            counts.scored - scored,
+            counts.dropped + counts.lost - lost,
+            parts,
+        )
 
     def _places(self) -> list[tuple[str, Any, str]]:
         job = self.job
@@ -233,31 +242,33 @@ def cadences(subjects: dict[str, Subject], effort: Effort, say: Callable[[str], 
     variants: list[tuple[str, int]] = [
         *((way, every) for every in effort.cadences for way in ("within", "beside")),
         *(("served", every) for every in effort.served),
+        *((way, DEFAULT) for way in ("beside", "served")),  # once more: what the target is about
     ]
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(effort.rounds):
         say(f"turns, round {number + 1} of {effort.rounds}")
         middle = len(variants) // 2
-        offs, turns = [here.turn(None)], {}
+        offs, turns = [here.turn(None)], []
         for place, (way, every) in enumerate(variants):
             if place == middle:
                 offs.append(here.turn(None))
                 work_alone = alone()
-            turns[way, every] = subjects[way].turn(every)
-        turns[STAGE2, 4] = here.turn(4, stage=2)
+            turns.append((f"{way}_every{every}", subjects[way].turn(every)))
+        turns.append((f"stage2_every{DEFAULT}", here.turn(DEFAULT, stage=2)))
         offs.append(here.turn(None))
         off = statistics.fmean(turn.seconds for turn in offs)
         found["off_step_ms"].append(1000 * off / effort.turn)
         found["off_spread_share"].append((max(t.seconds for t in offs) - min(t.seconds for t in offs)) / off)
         for name, seconds in work_alone.items():
             found[f"alone_{name}_ms"].append(1000 * seconds)
-        for (way, every), turn in turns.items():
-            key = f"{way}_every{every}"
+        cpu = statistics.fmean(turn.cpu_seconds for turn in offs)
+        for key, turn in turns:
             arithmetic = turn.candidates * sum(work_alone.values()) / off
             found[f"{key}_step_ms"].append(1000 * turn.seconds / effort.turn)
             found[f"{key}_added_share"].append(turn.seconds / off - 1)
             found[f"{key}_arithmetic_share"].append(arithmetic)
             found[f"{key}_beyond_share"].append(turn.seconds / off - 1 - arithmetic)
+            found[f"{key}_cpu_added_share"].append(turn.cpu_seconds / cpu - 1)
             found[f"{key}_candidates_per_s"].append(turn.candidates / turn.seconds)
             found[f"{key}_lost"].append(turn.lost)
             for part, seconds in turn.parts.items():
