@@ -118,7 +118,9 @@ def unit_costs(results: Mapping[str, Mapping[str, float]]) -> dict[str, Figure]:
             f"the lesser of {SCORED_PER_S:,.0f}/s of ViT-B/32 on an RTX 3090 (published) and {path:,.0f}/s "
             f"of Ray Serve's way to a replica (scoring_throughput.json, `{served}`)",
         ),
-        "view_bytes": Figure(VIEW_BYTES, "counted", "one view of 224x224"),
+        "view_bytes": Figure(
+            VIEW_BYTES, "counted", "one view of 224x224; with `views=tiles` there are several"
+        ),
         "decisions_per_s": measured(
             "pool_scale", largest("_decisions_per_s"), DECISIONS_PER_S, "a prototype of the script on 2 cores"
         ),
@@ -157,7 +159,7 @@ def evaluate(costs: Costs) -> dict[str, float]:
 
 def table(costs: Costs) -> Table:
     """Which part is the fullest, with one of each."""
-    shown = Table("images", *(f"{gpus} GPUs" for gpus in GPUS[::3]), title="Fullest part and its load")
+    shown = Table("images", *(f"{gpus} GPU" for gpus in GPUS[::3]), title="Fullest part and its load")
     for images in IMAGES:
         cells = (fullest(Job(images, gpus), costs) for gpus in GPUS[::3])
         shown.add_row(f"{images:,}", *(f"{part} {load:.2g}" for part, load in cells))
