@@ -1,6 +1,6 @@
 """The registry of scorers: one string names any of them.
 
-    local:daclip-lite                               by its name, in this process
+    local:daclip-lite                               by its name, in this process; daclip-lite means the same
     local:daclip?views=tiles&precision=bfloat16     with options
     local:musiq                                     any metric of pyiqa (``pip install 'rgsud[metrics]'``)
     local:ensemble?of=daclip-lite(views=centre),niqe&reference=FILE
@@ -112,14 +112,19 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
     return parts
 
 
+def has_place(spec: str) -> bool:
+    """Whether a scorer's string says where it runs; where it does not, that is this process."""
+    return ":" in spec.partition("?")[0]
+
+
 def known_scorers() -> list[str]:
     """The names of all scorers that this package holds itself."""
     return [f"local:{name}" for name in _LOCAL]
 
 
 def _find_opener(name: str) -> Callable[..., Any]:
-    scheme, colon, target = name.partition(":")
-    if colon and scheme in _SCHEMES:
+    scheme, target = name.split(":", 1) if has_place(name) else ("local", name)
+    if scheme in _SCHEMES:
         return partial(_load(_SCHEMES[scheme]), name if scheme.startswith("http") else target)
     if scheme == "local" and target in _LOCAL:
         return _load(_LOCAL[target])

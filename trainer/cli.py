@@ -194,13 +194,16 @@ def main() -> None:
     # On shared cores, OpenMP threads that spin for each other take the time from the one that works.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # of a typer.Exit; Ctrl-C has become 130 by now
     except (TrainerError, ScorerError, PoolError) as problem:
         console.print(f"[red]rgsud:[/red] {problem}", highlight=False, soft_wrap=True)
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        console.print("[yellow]rgsud: interrupted; a training run has been saved, continue it with --resume.")
-        sys.exit(130)
     except typer.TyperException as problem:
         console.print(f"[red]rgsud:[/red] {problem.format_message()}", highlight=False, soft_wrap=True)
         sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        console.print("[yellow]rgsud: interrupted; a training run has been saved, continue it with --resume.")
+    if isinstance(code, int):
+        sys.exit(code)

@@ -28,7 +28,7 @@ from trainer.evaluation import Evaluation
 from trainer.methods.rgsud import RGSUD
 from trainer.models.derainers import build_derainer
 from trainer.parallel import rank, wait_for_all, workers
-from trainer.plan import make_plan
+from trainer.plan import make_plan, out_of_reach
 from trainer.record import CandidateRecord
 from trainer.recycling import Recycler
 from trainer.report import MayAil, Reporter, SilentReporter
@@ -114,6 +114,8 @@ def work(
             job.state.load_state_dict(checkpoints.load(start))
             job.reporter.notice(f"Going on from {start}.", progress)
         job.stopping = stopping
+        if (warning := out_of_reach(config, len(job.rainy))) is not None:
+            job.reporter.notice(warning, progress)
         if config.report.plan:
             plan = make_plan(config, job.method, progress, job.rainy.load(0))
             job.reporter.notice(str(plan), progress)
@@ -158,7 +160,7 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
     method = RGSUD(config.method, derainer, _device(config.device))
 
     chosen = config.recycling
-    scorer = open_scorer(here(chosen.scorer))
+    scorer = open_scorer(chosen.scorer)
     stack.callback(scorer.close)
     pool = open_pool(
         chosen.pool.replace("{run}", str(config.folder)),
@@ -212,16 +214,6 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
         copies=copies,
         state=TrainingState(config, method, progress, pool),
     )
-
-
-def here(scorer: str) -> str:
-    """Where a scorer runs that is named without a place: in this process."""
-    return scorer if placed(scorer) else f"local:{scorer}"
-
-
-def placed(scorer: str) -> bool:
-    """Whether the name of a scorer says where it runs."""
-    return ":" in scorer.partition("?")[0]
 
 
 def _summarise(job: Job, measured: Evaluation | None) -> Summary:

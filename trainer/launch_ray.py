@@ -22,12 +22,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
-from iqa_service.registry import open_scorer
+from iqa_service.registry import has_place, open_scorer
 from iqa_service.schemas import ServiceSettings
 from pool_store.client import open_pool
 from trainer.config import Config
 from trainer.errors import TrainerError
-from trainer.launch import Summary, here, placed, until_interrupted, view_of, work
+from trainer.launch import Summary, until_interrupted, view_of, work
 from trainer.state import Checkpoints
 from trainer.views import RayMetricsView, following
 
@@ -52,7 +52,7 @@ def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
     with ExitStack() as stack:
         own = _connect(config, stack)
         _check_pool(config)
-        served = None if placed(config.recycling.scorer) else _scorer_service(config, own)
+        served = None if has_place(config.recycling.scorer) else _scorer_service(config, own)
         scaling, cpus = _scaling(config, served.cpus * served.replicas if served else 0.0)
         scorer = _deploy(served, f"iqa-{config.name}", own, stack) if served else config.recycling.scorer
         config = _recycling(config, scorer=scorer)
@@ -164,7 +164,7 @@ def _recycling(config: Config, **changes: str) -> Config:
 def _scorer_service(config: Config, own: bool) -> ServiceSettings:
     chosen = config.ray.scorer
     return ServiceSettings(
-        scorer=here(config.recycling.scorer),
+        scorer=config.recycling.scorer,
         replicas=chosen.replicas,
         max_replicas=chosen.max_replicas,
         cpus=(0.0 if own else 1.0) if chosen.cpus is None else chosen.cpus,

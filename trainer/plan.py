@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -83,6 +84,25 @@ def make_plan(config: Config, method: RGSUD, progress: Progress, rainy: Image) -
         candidate_seconds=candidate,
         seconds=seconds,
         memory_bytes=_memory(method.device),
+    )
+
+
+def out_of_reach(config: Config, images: int) -> str | None:
+    """Why stage 2 will not begin with so many rainy images, if that can be told before the start."""
+    schedule = config.schedule
+    if schedule.stage2_from == "never":
+        return None
+    begin = schedule.recycle_from
+    samples = schedule.samples - (begin if isinstance(begin, int) else begin * schedule.samples)
+    # A worker makes one candidate every few steps, of its own batch: as many an image on any number of them.
+    candidates = int(samples / (config.data.batch * config.recycling.every))
+    needed = max(1, math.ceil(schedule.minimum_rewards * images))
+    if candidates >= needed:
+        return None
+    return (
+        f"Stage 2 will not begin: it waits until {needed} images have a reward, and this run makes "
+        f"{candidates} candidates; take more schedule.samples, a lower recycling.every or "
+        "schedule.minimum_rewards."
     )
 
 

@@ -112,6 +112,13 @@ class RayNodes:
                 pytest.fail(f"the cluster does not start: {said[-3000:]}")
             time.sleep(0.2)
 
+    def kill(self, name: str) -> None:
+        """Every process of the cluster that has this in its title."""
+        found = [each for each in self._family(*self._processes) if name in " ".join(each.cmdline())]
+        assert found, f"the cluster has no process {name}"
+        for process in found:
+            process.kill()
+
     def kill_node(self, number: int) -> None:
         """As if its machine had died; 0 is the head."""
         self._kill(self._processes[number])
@@ -123,10 +130,12 @@ class RayNodes:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @staticmethod
-    def _kill(*nodes: subprocess.Popen[bytes]) -> None:
+    def _family(*nodes: subprocess.Popen[bytes]) -> list[psutil.Process]:
         own = [psutil.Process(node.pid) for node in nodes if node.poll() is None]
-        everything = [*own, *(child for process in own for child in process.children(recursive=True))]
-        for process in everything:
+        return [*own, *(child for process in own for child in process.children(recursive=True))]
+
+    def _kill(self, *nodes: subprocess.Popen[bytes]) -> None:
+        for process in self._family(*nodes):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         for node in nodes:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import torch
@@ -86,10 +85,9 @@ def test_two_workers_share_the_images_and_survive_the_death_of_one(config: Confi
         deadline = time.monotonic() + 120
         while not checkpoints.files() and time.monotonic() < deadline:
             time.sleep(0.05)
-        for process in Path("/proc").glob("[0-9]*/cmdline"):
-            name = process.read_bytes().replace(b"\0", b" ")
-            if name.startswith(b"ray::") and b"RayTrainWorker" in name:
-                os.kill(int(process.parent.name), signal.SIGKILL)
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                process.kill()
                 killed.set()
                 return
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from trainer import launch
 from trainer.config import Config
+from trainer.plan import out_of_reach
 from trainer.state import Checkpoints
 
 
@@ -42,3 +43,15 @@ def test_a_plan_is_for_what_is_left(config: Config) -> None:
     told = (longer.folder / "metrics.jsonl").read_text()
     assert "Going on from " in told
     assert "2 crops a step, 4 steps of " in told
+
+
+def test_a_stage_2_that_cannot_begin_is_told(config: Config) -> None:
+    assert out_of_reach(config, images=4) is None
+    # 20 samples after the first 4, two a step, a candidate a step: 10, for half of the images.
+    assert out_of_reach(config, images=20) is None
+    assert (out_of_reach(config, images=21) or "").startswith(
+        "Stage 2 will not begin: it waits until 11 images have a reward, and this run makes 10 candidates;"
+    )
+    shared = _with(config, schedule={"recycle_from": 0.5})
+    assert "makes 6 candidates" in (out_of_reach(shared, images=100) or "")
+    assert out_of_reach(_with(config, schedule={"stage2_from": "never"}), images=10**6) is None
