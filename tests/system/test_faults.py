@@ -37,9 +37,9 @@ from iqa_service.app import deploy_scorer
 from iqa_service.schemas import ServiceSettings
 ray.init(address=sys.argv[1], log_to_driver=False)
 if sys.argv[2] == "delete":
-    serve.delete("iqa-run")
+    serve.delete("faults")
 else:
-    deploy_scorer(ServiceSettings(scorer="local:random", cpus=0, http=False), "iqa-run")
+    deploy_scorer(ServiceSettings(scorer="local:random", cpus=0, http=False), "faults")
 """
 
 
@@ -155,7 +155,10 @@ def test_training_outlives_its_services(
 ) -> None:
     spec = f"{redis_server.url}?blobs={tmp_path / 'blobs'}"
     service = Service(spec, tmp_path / "service.log")
-    run = Run(tmp_path, cluster, photographs, recycling={"pool": f"{service.url}/run", "every": 2})
+    places = {"pool": f"{service.url}/run", "scorer": "serve:faults?timeout=5", "every": 2}
+    run = Run(tmp_path, cluster, photographs, recycling=places)
+    serve = [str(PROGRAMS / "python"), "-c", REDEPLOY, cluster.gcs]
+    subprocess.run([*serve, "deploy"], env=ENVIRONMENT, check=True, capture_output=True)
     driver = run.start()
 
     def comes_back(what: str) -> None:
@@ -165,10 +168,9 @@ def test_training_outlives_its_services(
     try:
         run.until(lambda: run.last("pool/entries") == 6 and run.last("stage") == 2, "it does not begin")
 
-        cluster.kill("ServeReplica:iqa-run")
+        cluster.kill("ServeReplica:faults")
         comes_back("the copy of the scorer")
 
-        serve = [str(PROGRAMS / "python"), "-c", REDEPLOY, cluster.gcs]
         with outage(run):
             subprocess.run([*serve, "delete"], env=ENVIRONMENT, check=True, capture_output=True)
         subprocess.run([*serve, "deploy"], env=ENVIRONMENT, check=True, capture_output=True)
@@ -195,7 +197,7 @@ def test_training_outlives_its_services(
         driver.send_signal(signal.SIGTERM)
         assert driver.wait(PATIENCE_SECONDS) == 130, run.log()
         run.finish(f"schedule.samples={int(run.last('samples')) + 40}")
-        pool = open_pool(f"{service.url}/run")
+        pool = open_pool(f"{service.url}/run", fingerprint=None)
         assert pool.verify().whole
         assert pool.stats().entries == 6
         pool.close()
@@ -246,7 +248,7 @@ def test_a_death_changes_no_weight(
     ours = run.weights()
     for key, value in undisturbed.items():
         assert torch.equal(ours[key], value), key
-    pool = open_pool(f"embedded:{run.folder}/pool")
+    pool = open_pool(f"embedded:{run.folder}/pool", fingerprint=None)
     assert pool.verify().whole
     pool.close()
 
