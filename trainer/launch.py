@@ -95,7 +95,9 @@ def run(
 
 def view_of(config: Config, console: Console) -> View:
     """Where a person, or what collects logs, sees the run."""
-    return JsonView(console) if config.report.log == "json" else ConsoleView(console, config.schedule.samples)
+    if config.report.log == "json":
+        return JsonView(console)
+    return ConsoleView(console, config.schedule.samples, config.schedule.seconds)
 
 
 def work(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 Line = dict[str, Any]
 _PLAIN_SECONDS = 10.0
@@ -44,11 +44,12 @@ class ConsoleView:
     Args:
         console: where it is drawn.
         samples: of the whole run.
+        seconds: after which it ends early.
     """
 
-    def __init__(self, console: Console, samples: int) -> None:
+    def __init__(self, console: Console, samples: int, seconds: float | None = None) -> None:
         self._console = console
-        self._samples = samples
+        self._samples, self._seconds = samples, seconds
         self._told = 0.0
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -56,11 +57,10 @@ class ConsoleView:
                 TextColumn("stage {task.fields[stage]}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[said]}"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[said]}, {task.fields[left]} left"),
                 console=console,
             )
-            self._task = self._bar.add_task("training", total=samples, stage=1, said="")
+            self._task = self._bar.add_task("training", total=samples, stage=1, said="", left="")
             self._bar.start()
 
     def show(self, line: Line) -> None:
@@ -76,13 +76,18 @@ class ConsoleView:
                 soft_wrap=True,
             )
         elif self._bar is not None:
-            self._bar.update(self._task, completed=line["samples"], stage=line["stage"], said=glance(line))
+            self._bar.update(
+                self._task,
+                completed=line["samples"],
+                stage=line["stage"],
+                said=glance(line),
+                left=self._left(line),
+            )
         elif time.monotonic() - self._told >= _PLAIN_SECONDS:
             self._told = time.monotonic()
-            left = (self._samples - line["samples"]) / max(line["rate/images_per_second"], 1e-9)
             self._console.print(
                 f"stage {line['stage']}, {line['samples']} of {self._samples} samples: {glance(line)}, "
-                f"{timedelta(seconds=round(left))} left",
+                f"{self._left(line)} left",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -91,6 +96,12 @@ class ConsoleView:
         """See :class:`View`."""
         if self._bar is not None:
             self._bar.stop()
+
+    def _left(self, line: Line) -> timedelta:
+        left = (self._samples - line["samples"]) / max(line["rate/images_per_second"], 1e-9)
+        if self._seconds is not None:
+            left = min(left, max(0.0, self._seconds - line["seconds"]))
+        return timedelta(seconds=round(left))
 
 
 class JsonView:

@@ -64,6 +64,9 @@ def test_a_log_gets_a_line_of_progress_and_every_notice() -> None:
         "stage 1, 8 of 16 samples: 4.0 images/s (1000 ms a step, data 7)  adv 0.5  pool 0"
     )
     assert first.endswith("0:00:02 left")
+    out.truncate(0)
+    ConsoleView(Console(file=out, width=60), samples=16, seconds=4.0).show(STEP)
+    assert out.getvalue().endswith("0:00:01 left\n")
     assert second == "Something [odd] happened."
     assert third == "8 samples, 3 s, stage 1: PSNR-Y 1.00 dB (+1.00), SSIM-Y 1.0000"
 
