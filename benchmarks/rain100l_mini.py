@@ -53,6 +53,7 @@ RUNS: dict[str, tuple[str, list[str]]] = {
     "mean": ("L_re as a mean over pixels", [LITE, "method.reinforcement=mean"]),
     "sum": ("L_re as a sum over pixels", [LITE, "method.reinforcement=sum"]),
     "mean3": ("mean of the best 3", [LITE, "recycling.keep=3", "recycling.reward=mean"]),
+    "minimum3": ("minimum of the best 3", [LITE, "recycling.keep=3", "recycling.reward=minimum"]),
     "teacher": ("candidates of the averaged weights", [LITE, "recycling.weights=averaged"]),
     "mean5": (
         "mean of the last 5, no scorer",

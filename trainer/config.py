@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from trainer.errors import TrainerError
 from trainer.methods.rgsud import RGSUDSettings
 from trainer.models.derainers import DerainerSettings
+from trainer.rewards import Combination
 from trainer.settings import Settings
 
 Moment = int | float
@@ -80,8 +81,9 @@ class RecyclingSettings(Settings):
     """Which of the derainer's weights make the candidates."""
     keep: int = Field(1, ge=1, le=64)
     """Candidates kept for each rainy image."""
-    reward: Literal["best", "mean"] = "best"
-    """What stage 2 trains against: the best kept candidate, or the mean of those kept."""
+    reward: Combination = "best"
+    """What stage 2 trains against: the best kept candidate, the mean of those kept, or in each pixel their
+    minimum, since rain only adds light."""
     tile: int | None = None
     """Side of the tiles in which whole images are derained; none is all at once."""
     queue: int = Field(16, ge=1)

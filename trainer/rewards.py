@@ -19,6 +19,8 @@ from trainer.data.crops import Crop
 
 _PATIENCE_SECONDS = 0.5
 """With rewards that were asked for in time."""
+Combination = Literal["best", "mean", "minimum"]
+"""Of the candidates that the pool keeps of an image."""
 _Rewards = dict[str, NDArray[Any]]
 
 
@@ -31,14 +33,12 @@ class RewardReader:
 
     Args:
         pool: where the rewards are.
-        reward: the best candidate of an image, or the mean of those that the pool keeps.
+        reward: the best candidate of an image, or the mean or the pixelwise minimum of those that are kept.
         cache_bytes: decoded rewards held in memory; the least recently used goes first.
         waits: read within the call, and let the pool's errors through, as a reproducible run must.
     """
 
-    def __init__(
-        self, pool: Pool, reward: Literal["best", "mean"], cache_bytes: int, *, waits: bool = False
-    ) -> None:
+    def __init__(self, pool: Pool, reward: Combination, cache_bytes: int, *, waits: bool = False) -> None:
         self.problem: str | None = None
         """Why rewards cannot be read at the moment, if they cannot."""
         self._pool = pool
@@ -109,7 +109,8 @@ class RewardReader:
         image: NDArray[Any] = self._pool.image(digests[0])
         if len(digests) > 1:
             candidates = np.stack([self._pool.image(digest) for digest in digests])
-            image = candidates.mean(axis=0, dtype=np.float32)
+            mean = self._reward == "mean"
+            image = candidates.mean(axis=0, dtype=np.float32) if mean else candidates.min(axis=0)
         with self._lock:
             self._cache[id] = (digests, image)
             self._cache.move_to_end(id)

@@ -18,7 +18,7 @@ from pool_store.client import Pool, open_pool
 from pool_store.schemas import Lineage
 from trainer.data.crops import Crop
 from trainer.recycling import Recycler
-from trainer.rewards import RewardReader
+from trainer.rewards import Combination, RewardReader
 
 
 class Brightness:
@@ -171,13 +171,15 @@ def test_reward_crops_follow_the_box_and_notice_replacements(pool: Pool, keep: i
     assert reader.crops(crops)[0][0, 0, 3, 3] == pytest.approx(200 / 255)
 
 
-def test_the_mean_of_the_kept_is_a_reward_too(pool: Pool, keep: int) -> None:
+def test_the_kept_are_combined_in_every_pixel(pool: Pool, keep: int) -> None:
     recycler = Recycler(Brightness(), pool, synchronous=True)
     for level in (100, 200, 151):
         recycler.submit(*_candidate("a", level))
-    rewards, _ = RewardReader(pool, "mean", 1 << 20).crops([Crop("a", 4, 4, 8, False)])
-    expected = 200 if keep == 1 else (100 + 200 + 151) / 3
-    assert rewards[0, 0, 0, 0].item() == pytest.approx(expected / 255)
+    combined: dict[Combination, float] = {"mean": (100 + 200 + 151) / 3, "minimum": 100}
+    for reward, level in combined.items():
+        rewards, _ = RewardReader(pool, reward, 1 << 20).crops([Crop("a", 4, 4, 8, False)])
+        expected = 200 if keep == 1 else level
+        assert rewards[0, 0, 0, 0].item() == pytest.approx(expected / 255)
 
 
 def test_a_small_cache_still_answers(pool: Pool) -> None:

@@ -177,7 +177,10 @@ def test_time_ends_a_run(config: Config) -> None:
     assert launch.run(short, console=_quiet()).samples == 2
 
 
-@pytest.mark.parametrize(("keep", "reward", "weights"), [(3, "mean", "current"), (1, "best", "averaged")])
+@pytest.mark.parametrize(
+    ("keep", "reward", "weights"),
+    [(3, "mean", "current"), (1, "best", "averaged"), (2, "minimum", "current")],
+)
 def test_the_asynchronous_variants_train(config: Config, keep: int, reward: str, weights: str) -> None:
     chosen = {"keep": keep, "reward": reward, "weights": weights, "synchronous": False}
     varied = _with(config, recycling=chosen, schedule={"samples": 48})
