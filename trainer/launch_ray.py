@@ -183,9 +183,7 @@ def _deploy(settings: ServiceSettings, name: str, own: bool, stack: ExitStack) -
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if own:
         serve.start(proxy_location="Disabled")  # nobody else is to reach it
-        stack.callback(serve.shutdown)
-    else:
-        stack.callback(serve.delete, name)
+    stack.callback(serve.delete, name)
     return deploy_scorer(settings, name)
 
 

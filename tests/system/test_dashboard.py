@@ -281,7 +281,7 @@ def test_a_card_opens_and_closes_by_keys_and_tells_its_history(
     dialog = page.get_by_role("dialog", name="odd & one 100%")
     expect(dialog).to_contain_text("log-odds +3.50")
     expect(dialog).to_contain_text("stage 3, step 6,000")
-    expect(dialog).to_contain_text("3, of which 3 accepted")
+    expect(dialog).to_contain_text("3 candidates so far")
     expect(dialog.locator(".steps button")).to_have_count(3)
     expect(dialog.locator(".steps img").first).to_have_attribute("data-state", "shown")
     expect(dialog.locator("#history .dot")).to_have_count(3)

@@ -51,9 +51,8 @@ def _weights(config: Config) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("scorer", ["random", "daclip-lite"])
-def test_one_worker_gives_the_weights_of_an_inline_run(config: Config, scorer: str) -> None:
-    config = _with(config, recycling={"scorer": scorer})
+def test_one_worker_gives_the_weights_of_an_inline_run(config: Config) -> None:
+    config = _with(config, recycling={"scorer": "daclip-lite"})
     inline, on_ray = _with(config, name="inline"), _with(config, name="ray", launch="ray", ray={"cpus": 1})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
