@@ -270,7 +270,7 @@ def test_an_elastic_run_goes_on_with_the_workers_that_are_left(
             nodes,
             photographs,
             recycling={"pool": pool},
-            ray={"workers": [1, 2], "cpus": 1, "scorer": {"cpus": 0}, "timeout_seconds": 20},
+            ray={"workers": [1, 2], "cpus": 1, "scorer": {"cpus": 0}, "timeout_seconds": 10},
         )
         driver = run.start()
         try:
