@@ -9,6 +9,7 @@ from typing import Literal
 
 import matplotlib
 from matplotlib.figure import Figure as Plot
+from pages import duration, in_bytes, row
 from plan_model import (
     PARTS,
     Costs,
@@ -94,7 +95,7 @@ def write_page(
         f"With {MIDDLE:,} images, crops of 256x256, `batch` 4 a GPU and `every` 4. GPUs are RTX 3090s; where",
         f"they are {FASTER} times as fast, read the row of {FASTER} times as many, but for their network.",
         "",
-        _row(
+        row(
             "GPUs",
             "samples/s",
             "candidates/s",
@@ -102,7 +103,7 @@ def write_page(
             *PARTS,
             "fullest with one of each",
         ),
-        _row(*("---" for _ in range(5 + len(PARTS)))),
+        row(*("---" for _ in range(5 + len(PARTS)))),
         *(_rates_row(Job(MIDDLE, number), costs) for number in gpus),
         "",
         "Under the parts' names: how many it takes, and in brackets the load of one.",
@@ -111,13 +112,13 @@ def write_page(
         "",
         "With one of each part; a load above 1 is more than one can do.",
         "",
-        _row("images", *(f"{number:,} GPU{'s' * (number > 1)}" for number in SHOWN)),
-        _row("---", *("---" for _ in SHOWN)),
-        *(_row(f"{size:,}", *(_fullest(Job(size, number), costs) for number in SHOWN)) for size in images),
+        row("images", *(f"{number:,} GPU{'s' * (number > 1)}" for number in SHOWN)),
+        row("---", *("---" for _ in SHOWN)),
+        *(row(f"{size:,}", *(_fullest(Job(size, number), costs) for number in SHOWN)) for size in images),
         "",
         "## Data sets",
         "",
-        _row(
+        row(
             "images",
             "Redis",
             "Redis servers",
@@ -126,7 +127,7 @@ def write_page(
             "samples in a pass",
             f"share that a run of {RUN:,} samples reaches",
         ),
-        _row(*("---" for _ in range(6 + len(SHOWN)))),
+        row(*("---" for _ in range(6 + len(SHOWN)))),
         *(_images_row(size, costs) for size in images),
         "",
         "A pass gives every image one candidate. So the verdict on a reward is at most a pass old, and half",
@@ -134,9 +135,9 @@ def write_page(
         "",
         "## Unit costs",
         "",
-        _row("name", "value", "kind", "from"),
-        _row(*("---" for _ in range(4))),
-        *(_row(f"`{name}`", f"{one.value:,.4g}", one.kind, one.source) for name, one in figures.items()),
+        row("name", "value", "kind", "from"),
+        row(*("---" for _ in range(4))),
+        *(row(f"`{name}`", f"{one.value:,.4g}", one.kind, one.source) for name, one in figures.items()),
         "",
         "*Measured*: on the machine with 2 cores that the named results are of. *Published*: others' figures",
         "for other machines, not repeated here. *Assumed*: put your own into `benchmarks/scaling_plan.py`.",
@@ -195,7 +196,7 @@ def _limits(costs: Costs) -> list[tuple[str, int]]:
 
 def _rates_row(job: Job, costs: Costs) -> str:
     found, counts, load = rates(job, costs), needed(job, costs), loads(job, costs)
-    return _row(
+    return row(
         f"{job.gpus:,}",
         f"{found.samples:,.3g}",
         f"{found.candidates:,.3g}",
@@ -206,12 +207,12 @@ def _rates_row(job: Job, costs: Costs) -> str:
 
 
 def _images_row(size: int, costs: Costs) -> str:
-    return _row(
+    return row(
         f"{size:,}",
-        _bytes(size * costs.entry_bytes),
+        in_bytes(size * costs.entry_bytes),
         f"{needed(Job(size, 1), costs)['Redis memory']:,}",
-        _bytes(size * costs.reward_bytes),
-        *(_duration(pass_seconds(Job(size, number), costs)) for number in SHOWN),
+        in_bytes(size * costs.reward_bytes),
+        *(duration(pass_seconds(Job(size, number), costs)) for number in SHOWN),
         f"{pass_samples(Job(size, 1)):,}",
         f"{COVERED / size:.3%}" if size > COVERED else "all",
     )
@@ -220,26 +221,6 @@ def _images_row(size: int, costs: Costs) -> str:
 def _fullest(job: Job, costs: Costs) -> str:
     part, load = fullest(job, costs)
     return f"{part}, {load:.2g}"
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:,.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} PB"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("s", 60), ("min", 60), ("h", 24), ("days", 365)):
-        if seconds < size:
-            return f"{seconds:,.1f} {unit}"
-        seconds /= size
-    return f"{seconds:,.1f} years"
 
 
 def _plot(path: Path, costs: Costs, images: Sequence[int], gpus: Sequence[int]) -> None:

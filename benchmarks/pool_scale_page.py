@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from pages import commit, duration, in_bytes, row
 
 matplotlib.use("Agg")
 
@@ -40,9 +40,6 @@ def write_page(
     page: Path, results: Mapping[str, float], entries: Sequence[int], command: str, machine: str
 ) -> None:
     """Writes `page` and, beside it, its plot as PNG."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.strip()
     plot = page.with_suffix(".png")
     _plot(plot, results, entries)
     largest = max(entries)
@@ -56,7 +53,7 @@ def write_page(
     lines = [
         "# What the reward pool costs, by the size of the data set",
         "",
-        f"`{command}` at commit {commit}, {machine}.",
+        f"`{command}` at commit {commit()}, {machine}.",
         "One run; the pools took turns. Every log is synced before an answer (`appendfsync always`), every",
         "image and its folder before the offer that names it.",
         "",
@@ -64,10 +61,10 @@ def write_page(
         "",
         "## Measured",
         "",
-        _row("", *(f"{number:,} entries" for number in entries)),
-        _row("---", *("---" for _ in entries)),
+        row("", *(f"{number:,} entries" for number in entries)),
+        row("---", *("---" for _ in entries)),
         *(
-            _row(label, *(shape.format(results[f"{number}_{key}"]) for number in entries))
+            row(label, *(shape.format(results[f"{number}_{key}"]) for number in entries))
             for label, key, shape in ROWS
         ),
         "",
@@ -82,8 +79,8 @@ def write_page(
         "",
         "Score and image in one Redis hash, compared by the client under WATCH/MULTI; same log and machine.",
         "",
-        _row("", "the pool", "naive", "ratio"),
-        _row("---", "---", "---", "---"),
+        row("", "the pool", "naive", "ratio"),
+        row("---", "---", "---", "---"),
         *_against(results, largest),
         "",
         "The pool's bytes of images are on disk or in an object store, where they cost a hundredth.",
@@ -95,15 +92,15 @@ def write_page(
         f"from figures of the largest pool measured, {largest:,} entries. What one server cannot hold",
         "or serve is divided into sub-pools of 10 million entries, on as many shards as one likes.",
         "",
-        _row("images", "Redis", "images on disk", "sub-pools", "pool, per epoch, one client", "size"),
-        _row(*("---" for _ in range(6))),
+        row("images", "Redis", "images on disk", "sub-pools", "pool, per epoch, one client", "size"),
+        row(*("---" for _ in range(6))),
         *(
-            _row(
+            row(
                 f"{number:,}",
-                _bytes(number * size),
-                _bytes(number * blob),
+                in_bytes(number * size),
+                in_bytes(number * blob),
                 f"{max(1, -(-number // 10_000_000)):,}",
-                _duration(number * each / 1e3),
+                duration(number * each / 1e3),
                 "measured" if number in entries else "within" if number < largest else "beyond",
             )
             for number in SIZES
@@ -128,7 +125,7 @@ def _against(results: Mapping[str, float], largest: int) -> list[str]:
         ),
     )
     return [
-        _row(
+        row(
             label,
             shape.format(results[ours]),
             shape.format(results[theirs]),
@@ -136,26 +133,6 @@ def _against(results: Mapping[str, float], largest: int) -> list[str]:
         )
         for label, ours, theirs, shape in pairs
     ]
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:,.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} PB"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("s", 60), ("min", 60), ("h", 24)):
-        if seconds < size:
-            return f"{seconds:.1f} {unit}"
-        seconds /= size
-    return f"{seconds:.1f} days"
 
 
 def _plot(path: Path, results: Mapping[str, float], entries: Sequence[int]) -> None:

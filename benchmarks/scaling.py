@@ -18,7 +18,6 @@ import logging
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -30,6 +29,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
+
+from pages import commit
 
 # As the command line has it, before torch comes.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
@@ -360,11 +361,9 @@ def main() -> None:
     if chosen.json:
         chosen.json.write_text(json.dumps(figures, indent=2) + "\n")
     if chosen.page:
-        asked = ["git", "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
         machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
         command = f"python benchmarks/scaling.py {' '.join(sys.argv[1:])}"
-        heading = f"`{command}` at commit {commit}, {machine}"
+        heading = f"`{command}` at commit {commit()}, {machine}"
         write_page(chosen.page, figures, effort.cadences, effort.served, heading)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
+from pages import row
 
 matplotlib.use("Agg")
 
@@ -77,7 +78,7 @@ def write_page(
         "*Arithmetic* is deraining and scoring a candidate by themselves, "
         f"{_arithmetic(figures):.0f} ms, on the same cores.",
         "",
-        _row(
+        row(
             "way",
             "every",
             "adds to a step",
@@ -86,7 +87,7 @@ def write_page(
             "processor time",
             "candidates/s",
         ),
-        _row(*("---" for _ in range(7))),
+        row(*("---" for _ in range(7))),
         *(_cost_row(figures, way, every) for way, every in cases),
         "",
         *_verdicts(figures),
@@ -99,10 +100,10 @@ def write_page(
         "",
         "From submission to decision, in batches of eight.",
         "",
-        _row("", "all enter the pool", "none does"),
-        _row("---", "---", "---"),
+        row("", "all enter the pool", "none does"),
+        row("---", "---", "---"),
         *(
-            _row(
+            row(
                 label,
                 f"{figures[f'{way}_all_enter_candidates_per_s']:.0f}",
                 f"{figures[f'{way}_none_enters_candidates_per_s']:.0f}",
@@ -120,32 +121,32 @@ def write_page(
         "",
         "One candidate, each part by itself:",
         "",
-        _row("part", "ms"),
-        _row("---", "---"),
-        *(_row(label, f"{figures[key]:.2f}") for key, label in CANDIDATE_PARTS.items()),
+        row("part", "ms"),
+        row("---", "---"),
+        *(row(label, f"{figures[key]:.2f}") for key, label in CANDIDATE_PARTS.items()),
         "",
         "The training step, each network by itself, forward and backward:",
         "",
-        _row("part", "ms"),
-        _row("---", "---"),
-        *(_row(name, f"{figures[f'step_{name}_ms']:.0f}") for name in STEP_PARTS),
-        _row("losses, optimisers, averaged weights (the rest)", f"{_rest(figures):.0f}"),
-        _row("**step**", f"**{figures['step_step_ms']:.0f}**"),
+        row("part", "ms"),
+        row("---", "---"),
+        *(row(name, f"{figures[f'step_{name}_ms']:.0f}") for name in STEP_PARTS),
+        row("losses, optimisers, averaged weights (the rest)", f"{_rest(figures):.0f}"),
+        row("**step**", f"**{figures['step_step_ms']:.0f}**"),
         "",
         "## One worker and two",
         "",
         "Ray Train on this machine, one thread a worker, a candidate every four steps, the batch of each",
         "worker the same.",
         "",
-        _row("", "rainy crops/s", "against one worker"),
-        _row("---", "---", "---"),
-        _row("one worker", f"{figures['workers1_samples_per_s']:.2f}", "1.00"),
-        _row(
+        row("", "rainy crops/s", "against one worker"),
+        row("---", "---", "---"),
+        row("one worker", f"{figures['workers1_samples_per_s']:.2f}", "1.00"),
+        row(
             "two workers",
             f"{figures['workers2_samples_per_s']:.2f}",
             f"{figures['workers2_over_1_ratio']:.2f}",
         ),
-        _row(
+        row(
             "two runs that share nothing",
             f"{figures['separate2_samples_per_s']:.2f}",
             f"{figures['separate2_over_1_ratio']:.2f}",
@@ -163,7 +164,7 @@ def write_page(
 
 def _cost_row(figures: Mapping[str, float], way: str, every: int) -> str:
     key = f"{way}_every{every}"
-    return _row(
+    return row(
         WAYS[way],
         f"{every}",
         f"{figures[f'{key}_added_share']:.1%}",
@@ -201,11 +202,11 @@ def _parts(figures: Mapping[str, float]) -> list[str]:
         return ["" if value is None else f"{value:.1f}" for value in found]
 
     return [
-        _row("part", *columns.values()),
-        _row(*("---" for _ in range(1 + len(columns)))),
-        *(_row(label, *cells(part)) for part, label in MAIN_PARTS.items()),
-        *(_row(f"*{label}*", *cells(part)) for part, label in BESIDE_PARTS.items()),
-        _row("**step**", *(f"**{figures[f'{key}_step_ms']:.1f}**" for key in columns)),
+        row("part", *columns.values()),
+        row(*("---" for _ in range(1 + len(columns)))),
+        *(row(label, *cells(part)) for part, label in MAIN_PARTS.items()),
+        *(row(f"*{label}*", *cells(part)) for part, label in BESIDE_PARTS.items()),
+        row("**step**", *(f"**{figures[f'{key}_step_ms']:.1f}**" for key in columns)),
     ]
 
 
@@ -219,10 +220,6 @@ def _lost(figures: Mapping[str, float], cases: Sequence[tuple[str, int]]) -> flo
 
 def _rest(figures: Mapping[str, float]) -> float:
     return figures["step_step_ms"] - sum(figures[f"step_{name}_ms"] for name in STEP_PARTS)
-
-
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _plot(path: Path, figures: Mapping[str, float], cases: Sequence[tuple[str, int]]) -> None:

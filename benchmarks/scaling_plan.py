@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
+from pages import commit
 from plan_model import (
     Costs,
     Job,
@@ -182,10 +182,8 @@ def main() -> None:
         chosen.json.write_text(json.dumps(evaluate(costs), indent=2) + "\n")
     page = chosen.page or (None if chosen.quick else RESULTS / "plan.md")
     if page:
-        asked = ["git", "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
         write_page(
-            page, costs, found, IMAGES, GPUS, f"`python benchmarks/scaling_plan.py` at commit {commit}"
+            page, costs, found, IMAGES, GPUS, f"`python benchmarks/scaling_plan.py` at commit {commit()}"
         )
 
 

@@ -24,7 +24,6 @@ import os
 import platform
 import socket
 import statistics
-import subprocess
 import textwrap
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +32,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from pages import commit
 
 # On shared cores, OpenMP threads that spin for each other take the time from the one that works.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
@@ -274,9 +275,7 @@ def tables(figures: dict[str, float], names: list[str], effort: Effort) -> list[
 
 def page(found: list[Found], figures: dict[str, float], command: str, machine: str) -> str:
     """The results as Markdown."""
-    asked = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(asked, capture_output=True, text=True, cwd=PAGE.parent, check=False).stdout
-    lines = ["# Scoring throughput", "", f"`{command}` at commit {commit.strip()}: {machine}.", ""]
+    lines = ["# Scoring throughput", "", f"`{command}` at commit {commit()}: {machine}.", ""]
     for title, headings, rows in found:
         lines += [f"## {title}", "", "| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]

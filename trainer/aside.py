@@ -11,8 +11,10 @@ from pool_store.errors import PoolError
 from pool_store.schemas import Stats
 
 T = TypeVar("T")
-_PATIENCE_SECONDS = 0.5
+PATIENCE_SECONDS = 0.5
 """A pool that is well answers in milliseconds."""
+SILENT = "the pool does not answer: see to its service"
+"""What is the matter with one that has taken longer."""
 
 
 class Aside:
@@ -39,9 +41,9 @@ class Aside:
             return otherwise
         self._unanswered = self._thread.submit(question, self._pool)
         try:
-            answer: T = self._unanswered.result(_PATIENCE_SECONDS)
+            answer: T = self._unanswered.result(PATIENCE_SECONDS)
         except TimeoutError:
-            self.problem = "the pool does not answer: see to its service"
+            self.problem = SILENT
             return otherwise
         except PoolError as problem:
             self.problem = str(problem)

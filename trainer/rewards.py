@@ -15,10 +15,9 @@ from torch import Tensor
 
 from pool_store.client import Pool
 from pool_store.errors import PoolError
+from trainer.aside import PATIENCE_SECONDS, SILENT
 from trainer.data.crops import Crop
 
-_PATIENCE_SECONDS = 0.5
-"""With rewards that were asked for in time."""
 Combination = Literal["best", "mean", "minimum"]
 """Of the candidates that the pool keeps of an image."""
 _Rewards = dict[str, NDArray[Any]]
@@ -81,9 +80,9 @@ class RewardReader:
         if self._asked == ids and self._reading is not None:
             self._asked = ()  # who asks again wants to know anew
             try:
-                found = self._reading.result(_PATIENCE_SECONDS)
+                found = self._reading.result(PATIENCE_SECONDS)
             except TimeoutError:
-                self.problem = "the pool does not answer: see to its service"
+                self.problem = SILENT
             except PoolError as problem:
                 self.problem = str(problem)
             else:
