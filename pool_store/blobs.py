@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -24,8 +26,8 @@ Image: TypeAlias = NDArray[np.uint8]
 LONGEST_SIDE = 16383
 """What lossless WebP can hold, in pixels."""
 SOURCES, MEANS = "sources/", "means/"
-THREADS = 4
-"""Images that one call encodes, decodes or writes at a time."""
+THREADS = 16
+"""Images that a process encodes, decodes or writes at a time."""
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -64,8 +66,16 @@ def several(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     meanwhile. Raises what the first of them raised, once all have ended."""
     if len(items) < 2:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(min(THREADS, len(items)), "images") as threads:
-        return list(threads.map(work, items))
+    threads = _threads(os.getpid())
+    futures = [threads.submit(work, item) for item in items]
+    wait(futures)
+    return [future.result() for future in futures]
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Shared by all calls: to start threads costs as much as to write an image. A fork needs its own."""
+    return ThreadPoolExecutor(THREADS, f"images-{process}")
 
 
 class Blobs:

@@ -6,11 +6,10 @@
 -- Returns, packed for every offer, a letter and the entry's best log-odds (NaN: none): r replaced, k kept,
 -- s stale, w would enter, or follows one that would: nothing was done, see to the image and offer again with C.
 local FULL = 40         -- entries a bucket, on average; at most twice that in one, and Redis 7 packs up to 128
-local REMEMBERED = 2048 -- decisions at least, twice as many at most, whose replays are recognised
+local REMEMBERED = 2048 -- replacements and batches at least, twice as many at most, that are recognised
 local LATEST = 512
 local MINUTES = 1440
 local MOST = 2 ^ 24 - 1
-local NONE = struct.pack('>d', 0 / 0)
 
 local bound = redis.call('HMGET', meta, 'fingerprint', 'keep', 'history', 'buckets', 'generation',
   'sum', 'sum_rest', 'rewards', 'rewards_rest')
@@ -75,22 +74,28 @@ local function source(number)
   return sources[number]
 end
 
-local packed, ids, tags, places, numbers = ARGV[known + 1], {}, {}, {}, {}
+local packed, ids, places, tags, flags, hashes, offered, numbers = ARGV[known + 1], {}, {}, {}, {}, {}, {}, {}
 local following = 1
 while following <= #packed do
   local i, at = #ids + 1, following
   places[i], tags[i] = at, packed:sub(at + 1, at + 20) -- hash, score and the digest's first 8 bytes
+  flags[i], hashes[i], offered[i] = struct.unpack('>BI4d', packed, at)
   numbers[i], ids[i], following = struct.unpack('>I2I2c0', packed, at + 57)
 end
 local scores = {}
 for i, score in ipairs(redis.call('ZMSCORE', best, unpack(ids))) do
   scores[ids[i]] = tonumber(score or nil)
 end
+
+-- A client that lost the answer sends the offers again: it gets the same answers, and nothing is counted twice.
+-- Who lost would lose again, so that of those only the counting must be remembered: by the batch they came in.
 local replays, older = prefix .. 'replays:' .. generation, prefix .. 'replays:' .. (1 - generation)
-local answered = {}
+local this = redis.sha1hex(packed)
+tags[#tags + 1] = this
+local known_as = {}
 for _, key in ipairs({older, replays}) do
   for i, letter in ipairs(redis.call('HMGET', key, unpack(tags))) do
-    answered[tags[i]] = letter or answered[tags[i]]
+    known_as[tags[i]] = letter or known_as[tags[i]]
   end
 end
 
@@ -111,11 +116,15 @@ local function offered_in(stage, entered)
   end
 end
 
-local function answer(tag, letter)
-  answered[tag] = letter
-  remember[#remember + 1] = tag
-  remember[#remember + 1] = letter
-  return letter
+local function kept(i)
+  if not known_as[this] and not known_as[tags[i]] then
+    offered_in(stages[numbers[i]], false)
+    if flags[i] == 67 then -- C: it had to wait, and will not when it comes again with its batch
+      remember[#remember + 1], remember[#remember + 2] = tags[i], 'k'
+      known_as[tags[i]] = 'k'
+    end
+  end
+  return 'k'
 end
 
 -- Enters the candidate in the place that it deserves, instead of the one at `rival`.
@@ -149,27 +158,23 @@ local function enter(id, at, score, candidates, rival, held, stage, number)
 end
 
 local waiting = {}
-local function decide(id, tag, at, number)
+local function decide(i)
+  local id, tag, at, score, number = ids[i], tags[i], places[i], offered[i], numbers[i]
   if waiting[id] then
     return 'w'
-  end
-  local flag, hash, score = struct.unpack('>BI4d', packed, at)
-  if not ours or flag == 83 then -- S
+  elseif not ours or flags[i] == 83 then -- S
     stale = stale + 1
     return 's'
+  elseif known_as[tag] == 'r' then
+    return 'r'
   end
-  local stage = stages[number]
 
   -- Most offers are for an entry with one candidate, and lose: the score alone tells, and no record is touched.
   if keep == 1 and scores[id] and score < scores[id] then
-    if answered[tag] then
-      return answered[tag]
-    end
-    offered_in(stage, false)
-    return answer(tag, 'k')
+    return kept(i)
   end
 
-  local home = bucket(hash, buckets, power)
+  local home = bucket(hashes[i], buckets, power)
   local record = redis.call('HGET', home, id)
   local digest = packed:sub(at + 13, at + 44)
   local candidates, held, replaced = {}, nil, 0
@@ -186,24 +191,21 @@ local function decide(id, tag, at, number)
     end
   end
 
-  -- A client that lost the answer sends the offer again: it gets the same answer, and nothing is counted twice.
   if held and candidates[held][1] == score then
     return 'r'
-  elseif answered[tag] then
-    return answered[tag]
   end
 
   -- An image that is held already competes with itself, so that no image is kept twice.
   local rival = held or (#candidates >= keep and #candidates)
   local enters = not rival or score > candidates[rival][1]
-  if enters and flag == 70 then -- F
+  if not enters then
+    return kept(i)
+  elseif flags[i] == 70 then -- F
     waiting[id] = true
     return 'w'
   end
-  offered_in(stage, enters)
-  if not enters then
-    return answer(tag, 'k')
-  end
+  local stage = stages[number]
+  offered_in(stage, true)
   enter(id, at, score, candidates, rival, held, stage, number)
   local parts = {struct.pack('>I3', math.min(replaced + 1, MOST)), candidates[1][2]}
   for place = 2, #candidates do
@@ -217,13 +219,13 @@ local function decide(id, tag, at, number)
       grow()
     end
   end
-  return answer(tag, 'r')
+  known_as[tag] = 'r'
+  remember[#remember + 1], remember[#remember + 2] = tag, 'r'
+  return 'r'
 end
 
 for i = 1, #ids do
-  local letter = decide(ids[i], tags[i], places[i], numbers[i])
-  local score = scores[ids[i]]
-  answers[i] = letter .. (score and struct.pack('>d', score) or NONE)
+  answers[i] = struct.pack('>c1d', decide(i), scores[ids[i]] or 0 / 0)
 end
 
 if ranked[1] then
@@ -277,6 +279,9 @@ if offers > 0 then
     end
   end
 
+  if offers > replacements then
+    remember[#remember + 1], remember[#remember + 2] = this, 'b'
+  end
   redis.call('HSET', replays, unpack(remember))
   if redis.call('HLEN', replays) >= REMEMBERED then
     redis.call('UNLINK', older)

@@ -5,8 +5,8 @@ each has its keys under a hash tag of its own, `{rgsud:NAME:K}:`, hence on one s
 `meta` hash (settings, counters and sums), `b:0`, `b:1`, ... hashes (the entries: `common.lua`), `best`
 sorted set (id -> log-odds of its best), `released` list (digest and when it was replaced), `histogram` and
 `timeline` hashes, `latest` sorted set (the last ids replaced), `history` hash, `sources` hash (run, stage and
-worker -> number), `replays:0` and `replays:1` hashes (the last decisions, so that a repeated offer gets the
-same answer).
+worker -> number), `replays:0` and `replays:1` hashes (the last replacements and batches, so that a repeated
+offer gets the same answer).
 Images are not in Redis but in `Blobs`. Needs Redis 6.2 or any Valkey, without eviction of keys.
 """
 
@@ -201,8 +201,8 @@ class RewardPool:
         """Enters the candidate, whose image has been put, if strictly better than what it would replace.
 
         Atomic, and idempotent: who lost the answer and offers the same (id, log_odds, digest) again, within
-        the next 2048 decisions of the sub-pool, gets the same status, and nothing is counted twice. The image
-        of an offer that does not win need not have been put.
+        the next 2048 replacements of the sub-pool, gets the same status. Nothing is counted twice where it
+        comes in the same batch. The image of an offer that does not win need not have been put.
         """
         return self.offer_many([offer])[0]
 

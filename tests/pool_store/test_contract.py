@@ -77,6 +77,21 @@ def test_replay_answers_the_same_and_counts_once(backend: Any, make_offer: MakeO
     assert pool.dump() == contents
 
 
+def test_a_batch_offered_again_counts_once(backend: Any, make_offer: MakeOffer) -> None:
+    pool = backend.open()
+    pool.offer(make_offer(pool, "a", 1.0, 1))
+    batch = [make_offer(pool, id, log_odds, 2) for id, log_odds in (("a", 0.5), ("b", 1.0), ("a", 2.0))]
+    first = pool.offer_many(batch)
+    assert [decision.status for decision in first] == ["kept", "replaced", "replaced"]
+    pool.offer(make_offer(pool, "b", 3.0, 4))
+    contents, offers = pool.dump(), pool.stats().offers
+    assert [decision.status for decision in pool.offer_many(batch)] == ["kept", "replaced", "replaced"]
+    assert pool.dump() == contents
+    # In other company nobody can tell the loser from one that comes for the first time.
+    assert pool.offer(batch[0]).status == "kept"
+    assert pool.stats().offers == offers + 1
+
+
 def test_a_new_score_for_the_held_image(backend: Any, make_offer: MakeOffer) -> None:
     pool = backend.open(keep=3)
     for log_odds, status in ((1.0, "replaced"), (0.5, "kept"), (1.5, "replaced")):
