@@ -73,8 +73,13 @@ class RGSUDSettings(Settings):
     """Factor on L_re, stage 2."""
     reinforcement: Reduction = "psnr"
     """Reduction of L_re; `psnr` is commensurable with L_Der at any error, `mean` some 5000 times weaker."""
+    dem_switch: bool = True
+    """Whether DEM takes the reward of O_r as its clean part in stage 2; otherwise its U-Net, as in stage 1."""
     dem_source_stage2: Literal["unet", "derained", "truth"] = "unet"
     """What DEM takes as the clean part of O1 in stage 2: its U-Net, B1, or B_u."""
+    rain_gain: float = Field(1.0, ge=1)
+    """In half of the pseudo pairs the derainer sees the rain of O1 that many times weaker to stronger, at
+    random: fake rain varies less than real rain, of which a derainer then leaves the strongest. 1 is off."""
     self_reconstruction: float = 0.0
     """Factor on |G(B_r, F_r) - O_r|: the rain of an image, laid over its derained version, gives it back."""
     clean_identity: float = 0.0
@@ -158,7 +163,7 @@ class RGSUD:
             F_r = self.DEM(O_r, self._clean_of_rainy(O_r, B_rw, rewarded))
             O1 = self.G(B_u, F_r)
             # The derainer sees O1 as data: it must not make its own task easier by changing G.
-            B1, B_r = torch.split(self.Der(torch.cat((O1.detach(), O_r))), n)
+            B1, B_r = torch.split(self.Der(torch.cat((self._varied(B_u, O1.detach()), O_r))), n)
             F_1 = self.DEM(O1, self._clean_of_pseudo(B_u, B1, stage2=B_rw is not None))
 
             pairs = {"B_r,F_r": (B_r, F_r), "B_r,F_1": (B_r, F_1), "B1,F_1": (B1, F_1)}
@@ -214,9 +219,20 @@ class RGSUD:
         self.discriminator_optimizer.step()
         return loss.detach()
 
+    def _varied(self, B_u: Tensor, O1: Tensor) -> Tensor:
+        """O1, with other strengths of rain in half of its crops."""
+        if self.settings.rain_gain == 1:
+            return O1
+        # Of the step alone, so that a resumed run draws what it would have drawn.
+        draws = torch.rand(2, len(O1), 1, 1, 1, generator=torch.Generator().manual_seed(self.steps))
+        draws[0] = torch.where(draws[1] < 0.5, self.settings.rain_gain ** (2 * draws[0] - 1), 1.0)
+        return B_u + draws[0].to(O1) * (O1 - B_u)
+
     def _clean_of_rainy(self, O_r: Tensor, B_rw: Tensor | None, rewarded: Tensor | None) -> Tensor | None:
         """DEM's switch for O_r: its reward, and the U-Net's estimate where there is none."""
-        if B_rw is None or rewarded is None or rewarded.all():
+        if B_rw is None or not self.settings.dem_switch:
+            return None
+        if rewarded is None or rewarded.all():
             return B_rw
         return torch.where(rewarded[:, None, None, None], B_rw, self.DEM.clean(O_r))
 

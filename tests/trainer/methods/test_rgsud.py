@@ -215,6 +215,28 @@ class TestLosses:
         assert not same(weights(plain.DEM), weights(rgsud.DEM))
 
 
+class TestRainGain:
+    def test_half_of_the_pairs_have_rain_of_another_strength(self):
+        rgsud = method(rain_gain=2.0)
+        _, B_u, O1 = batch()
+        gains: list[Tensor] = []
+        for rgsud.steps in range(200):
+            gain = (rgsud._varied(B_u, O1) - B_u) / (O1 - B_u)
+            gains.append(gain.flatten(1).median(dim=1).values)
+        drawn = torch.cat(gains)
+        unchanged = torch.isclose(drawn, torch.ones(()), atol=1e-4)
+        assert 0.4 < unchanged.float().mean() < 0.6
+        assert 0.499 < drawn.min() < 0.55
+        assert 1.9 < drawn.max() < 2.001
+        assert abs(drawn.log2().mean()) < 0.1
+
+    def test_the_derainer_sees_it_and_d_does_not(self):
+        plain, varied = method(), method(rain_gain=3.0)
+        seen = [(record(rgsud.D), rgsud.step(*batch()[:2])) for rgsud in (plain, varied)]
+        torch.testing.assert_close(seen[0][0][1], seen[1][0][1])
+        assert not same(weights(plain.derainer), weights(varied.derainer))
+
+
 class TestReinforcement:
     def test_a_reward_that_is_reached_adds_nothing(self):
         O_r, B_u, _ = batch()
@@ -292,6 +314,16 @@ class TestReinforcement:
         rgsud.step(O_r, B_u, B_rw, torch.tensor([True, False, True]))
         torch.testing.assert_close(fed[0][[0, 2]], (O_r - B_rw)[[0, 2]])
         torch.testing.assert_close(fed[0][1], estimate[1])
+
+    def test_the_switch_can_stay_off(self):
+        rgsud = method(dem_switch=False)
+        extracted = record(rgsud.DEM)
+        O_r, B_u, B_rw = batch()
+        with torch.no_grad():
+            estimate = rgsud.DEM(O_r)
+        extracted.clear()
+        assert "re" in rgsud.step(O_r, B_u, B_rw, torch.tensor([True, False, True]))
+        torch.testing.assert_close(extracted[0], estimate)
 
     @pytest.mark.parametrize(
         ("source", "clean"),
