@@ -74,7 +74,7 @@ class RGSUDSettings(Settings):
     reinforcement: Reduction = "psnr"
     """Reduction of L_re; `psnr` is commensurable with L_Der at any error, `mean` some 5000 times weaker."""
     dem_switch: bool = True
-    """Whether DEM takes the reward of O_r as its clean part in stage 2; otherwise its U-Net, as in stage 1."""
+    """Whether DEM takes the reward of O_r as its clean part in stage 2; if not, its U-Net as in stage 1."""
     dem_source_stage2: Literal["unet", "derained", "truth"] = "unet"
     """What DEM takes as the clean part of O1 in stage 2: its U-Net, B1, or B_u."""
     rain_gain: float = Field(1.0, ge=1)
