@@ -55,6 +55,8 @@ class ScheduleSettings(Settings):
     """Training time after which the run ends early; evaluation is not counted."""
     recycle_from: Moment = 0.0
     """When candidates start to be scored and offered to the pool."""
+    recycle_until: Moment | None = None
+    """When they no longer are, and the pool stays as it is; none is the end."""
     stage2_from: Moment | Literal["plateau", "never"] = 0.5
     """When stage 2 begins; `plateau`: when the pool's mean score has stopped rising."""
     plateau_patience: int = 3

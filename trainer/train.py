@@ -69,10 +69,7 @@ def train(job: Job) -> None:
 
         progress.steps += 1
         progress.samples += len(O_r) * workers()
-        if (
-            reached(config, progress, config.schedule.recycle_from)
-            and progress.steps % config.recycling.every == 0
-        ):
+        if recycles(config, progress):
             recycle(job)
         progress.seconds += job.clock() - started
 
@@ -101,6 +98,14 @@ def goes_on(job: Job) -> bool:
         progress.stage = 2
         job.reporter.notice("Stage 2 begins: rewards stand in for the ground truth.", progress)
     return not ends
+
+
+def recycles(config: Config, progress: Progress) -> bool:
+    """Whether this step makes a candidate."""
+    begins, ends = config.schedule.recycle_from, config.schedule.recycle_until
+    if not reached(config, progress, begins) or (ends is not None and reached(config, progress, ends)):
+        return False
+    return progress.steps % config.recycling.every == 0
 
 
 def recycle(job: Job) -> None:

@@ -81,6 +81,16 @@ def test_the_pool_holds_whole_derained_images(config: Config) -> None:
         pool.close()
 
 
+def test_a_pool_can_stay_as_it_is_from_some_moment_on(config: Config) -> None:
+    summary = launch.run(_with(config, schedule={"recycle_until": 12}), console=_quiet())
+    assert (summary.samples, summary.stage) == (24, 2)
+    pool = open_pool(f"embedded:{config.folder}/pool", fingerprint="random-0")
+    try:
+        assert pool.stats().offers == 4  # after 4 to 10 samples, two at a time
+    finally:
+        pool.close()
+
+
 def test_an_interrupted_run_resumes_exactly(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     straight = config.model_copy(update={"name": "straight"})
     launch.run(straight, console=_quiet())

@@ -73,6 +73,8 @@ class RGSUDSettings(Settings):
     """Factor on L_re, stage 2."""
     reinforcement: Reduction = "psnr"
     """Reduction of L_re; `psnr` is commensurable with L_Der at any error, `mean` some 5000 times weaker."""
+    teacher: bool = False
+    """A control: in stage 2 what the averaged weights make of O_r stands in for its reward."""
     dem_switch: bool = True
     """Whether DEM takes the reward of O_r as its clean part in stage 2; if not, its U-Net as in stage 1."""
     dem_source_stage2: Literal["unet", "derained", "truth"] = "unet"
@@ -148,6 +150,9 @@ class RGSUD:
         Returns:
             The loss terms, detached scalars.
         """
+        if self.settings.teacher and B_rw is not None:
+            with torch.no_grad(), self._autocast():
+                B_rw, rewarded = self.averaged(O_r).float().clamp(0, 1), None
         losses, O1 = self._update_generator_and_derainer(O_r, B_u, B_rw, rewarded)
         losses["D"] = self._update_discriminator(O_r, O1)
         self.steps += 1

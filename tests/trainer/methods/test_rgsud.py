@@ -315,6 +315,15 @@ class TestReinforcement:
         torch.testing.assert_close(fed[0][[0, 2]], (O_r - B_rw)[[0, 2]])
         torch.testing.assert_close(fed[0][1], estimate[1])
 
+    def test_the_averaged_weights_can_be_the_teacher(self):
+        taught, plain = method(teacher=True), method()
+        O_r, B_u, B_rw = batch()
+        with torch.no_grad():
+            own = plain.averaged(O_r).clamp(0, 1)
+        assert taught.step(O_r, B_u, B_rw, torch.tensor([True, False, False])) == plain.step(O_r, B_u, own)
+        assert same(weights(taught.derainer), weights(plain.derainer))
+        assert "re" not in method(teacher=True).step(O_r, B_u)
+
     def test_the_switch_can_stay_off(self):
         rgsud = method(dem_switch=False)
         extracted = record(rgsud.DEM)

@@ -1,0 +1,298 @@
+"""What the rewards are worth: runs of equal total time on real data sets, with controls.
+
+    python benchmarks/what_teaches.py DATA [--domain rain100l] [--runs stage1 daclip ...] [--seeds 0 1 2]
+        [--page FILE] [--quick] [--json FILE]
+
+DATA holds rain100l/train/{rainy,truth}, rain100l/val/{rainy,clean} and rain800/train/clean, for the second
+domain roadscene_night/train/{rainy,clean}. Every run has the same time, evaluation excluded and work for the
+pool counted. It is processor time over two, so that two runs side by side, or other work on the machine,
+change no figure; start each with OMP_NUM_THREADS=1. The runs of a seed share their first part, stage 1
+without a pool. What is done is not done again, and what was cut off goes on from its last checkpoint; the
+page is written from whatever is there (`--runs` with nothing after it runs nothing).
+
+Settings are chosen by the averaged weights' PSNR on the rainy images of the training domain, whose truth no
+unpaired run sees; the page reports the validation pairs, other scenes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.console import Console
+from torch import nn
+from what_teaches_page import curves, draw, figures, sheet, summary, table
+
+from pool_store.client import Pool
+from trainer.config import Config, load_config
+from trainer.data.crops import PairedBatches
+from trainer.data.folders import PairedFolder
+from trainer.evaluation import evaluate_pairs, psnr_y
+from trainer.inference import derain_image
+from trainer.launch import assemble, view_of
+from trainer.losses import psnr_loss, ssim_loss
+from trainer.models.derainers import build_derainer
+from trainer.state import Checkpoints, Progress, writing
+from trainer.train import Job, finished, train
+
+SHARED = 0.4
+"""Part of the time that the runs of a seed have in common."""
+CHOSEN_BY = 3
+"""Every which of the training images an evaluation measures, to choose settings by."""
+LITE = "recycling.scorer=local:daclip-lite?consistency=0.25"
+LATEST = "recycling.scorer=local:latest?start={steps}"
+PLAIN = "method.rain_gain=1"
+
+
+class Row(NamedTuple):
+    """A run: what it is called, its settings beside the recipe's, and whose first part it shares."""
+
+    label: str
+    settings: tuple[str, ...] = ()
+    shared: str = "shared"
+
+
+RUNS: dict[str, Row] = {
+    "stage1": Row("stage 1 alone", ("schedule.stage2_from=never", "schedule.recycle_from=2.0")),
+    "daclip": Row("both stages, default scorer", (LITE,)),
+    "oracle": Row("oracle: true PSNR", ("recycling.scorer=local:oracle?truth={truth}",)),
+    "latest": Row("latest always wins", (LATEST,)),
+    "random": Row("random scorer", ("recycling.scorer=local:random",)),
+    "frozen": Row("pool frozen as stage 2 begins", (LITE, "schedule.recycle_until={stage2}")),
+    "teacher": Row("averaged weights as teacher, no pool", (LATEST, "method.teacher=true")),
+    "re_only": Row("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
+    "switch_only": Row("DEM's switch without L_re", (LITE, "method.lambda2=0")),
+    "minimum3": Row("minimum of the best 3", (LITE, "recycling.keep=3", "recycling.reward=minimum")),
+    "mean3": Row("mean of the best 3", (LITE, "recycling.keep=3", "recycling.reward=mean")),
+    "mean5": Row("mean of the last 5", (LATEST, "recycling.keep=5", "recycling.reward=mean")),
+    "own": Row("candidates of the averaged weights", (LITE, "recycling.weights=averaged")),
+    "plain_stage1": Row(
+        "stage 1 alone", ("schedule.stage2_from=never", "schedule.recycle_from=2.0", PLAIN), "plain"
+    ),
+    "plain_daclip": Row("both stages, default scorer", (LITE, PLAIN), "plain"),
+    "plain_oracle": Row("oracle: true PSNR", ("recycling.scorer=local:oracle?truth={truth}", PLAIN), "plain"),
+    "plain_latest": Row("latest always wins", (LATEST, PLAIN), "plain"),
+    "supervised": Row("supervised", shared=""),
+}
+"""`plain_...`: fake rain of one strength, `method.rain_gain=1`."""
+
+
+class Domain(NamedTuple):
+    """Folders below DATA."""
+
+    rainy: Path
+    truth: Path
+    clean: Path
+    validation_rainy: Path
+    validation_clean: Path
+
+
+def domain(name: str, data: Path, out: Path) -> Domain:
+    """The folders of a domain. RoadScene comes as pairs of one folder: its first 60 scenes are the rainy
+    domain, the clean sides of the next 90 the clean one, the last 24 are to measure with; those between are
+    left out, since neighbours look alike."""
+    if name == "rain100l":
+        train, val = data / "rain100l/train", data / "rain100l/val"
+        clean = data / "rain800/train/clean"
+        return Domain(train / "rainy", train / "truth", clean, val / "rainy", val / "clean")
+    pairs = {side: sorted((data / f"roadscene_night/train/{side}").iterdir()) for side in ("rainy", "clean")}
+    parts = {
+        "rainy": pairs["rainy"][:60],
+        "truth": pairs["clean"][:60],
+        "clean": pairs["clean"][64:154],
+        "validation_rainy": pairs["rainy"][-24:],
+        "validation_clean": pairs["clean"][-24:],
+    }
+    for part, files in parts.items():
+        (out / "data" / part).mkdir(parents=True, exist_ok=True)
+        for file in files:
+            link = out / "data" / part / file.name
+            if not link.exists():
+                link.symlink_to(file.resolve())
+    return Domain(**{part: out / "data" / part for part in parts})
+
+
+def clock() -> float:
+    """Processor time of all threads, as if spread over two cores, in seconds."""
+    return time.process_time() / 2
+
+
+class Recorder:
+    """Evaluates raw and averaged weights and the pool's true quality into records.jsonl."""
+
+    def __init__(self, folder: Path, validation: PairedFolder, training: PairedFolder) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / "records.jsonl"
+        self._validation = validation
+        self._training = training
+
+    def evaluate(self, raw: nn.Module, averaged: nn.Module, progress: Progress, pool: Pool | None) -> None:
+        line: dict[str, Any] = {"seconds": progress.seconds, "steps": progress.steps, "stage": progress.stage}
+        for name, net in (("raw", raw), ("ema", averaged)):
+            measured = evaluate_pairs(lambda image, net=net: derain_image(net, image), self._validation)
+            line[name] = measured.output.model_dump()
+            line["input"] = measured.input.model_dump()
+        line["training_psnr_y"] = statistics.fmean(
+            psnr_y(derain_image(averaged, rainy), clean)
+            for rainy, clean in map(self._training.load, range(0, len(self._training), CHOSEN_BY))
+        )
+        if pool is not None:
+            rewards = {entry.id: pool.image(entry.candidates[0].digest) for entry in pool.scan()}
+            true = [psnr_y(image, self._training.clean.load_id(id)) for id, image in rewards.items()]
+            line["pool_psnr_y"] = statistics.fmean(true) if true else None
+        with self._file.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def configure(
+    folders: Domain, out: Path, seed: int, run: str, seconds: float, evaluate_every: int, record: bool = False
+) -> Config:
+    """The recipe with a run's settings."""
+    # A resumed run goes on counting above what its pool holds: one candidate every few steps at most.
+    files = Checkpoints(out / f"seed{seed}/{run}/checkpoints", 1).files()
+    steps = int(files[-1].stem.removeprefix("step-")) if files else 0
+    stage2 = load_config("rain100l-mini", ["data.rainy=.", "data.clean=."]).schedule.stage2_from
+    known = {"truth": folders.truth, "steps": steps, "stage2": stage2}
+    settings = [setting.format(**known) for setting in RUNS[run].settings]
+    if record:
+        settings.append(f"recycling.record={out}/seed{seed}/{run}/record")
+    return load_config(
+        "rain100l-mini",
+        [
+            *(f"data.{key}={folder}" for key, folder in folders._asdict().items() if key != "truth"),
+            f"runs={out}/seed{seed}",
+            f"seed={seed}",
+            f"schedule.samples={10**9}",
+            f"schedule.seconds={seconds}",
+            f"schedule.recycle_from={SHARED}",
+            f"report.evaluate_every={evaluate_every}",
+            f"report.checkpoint_every={evaluate_every}",
+            f"report.sheet_every={10**9}",
+            *settings,
+        ],
+    )
+
+
+def unpaired(config: Config, name: str, training: PairedFolder, until: float, start: Path | None) -> Path:
+    """Train until a share of the time, from a checkpoint of another run where given; the last checkpoint."""
+    config = config.model_copy(update={"name": name})
+    checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
+    with ExitStack() as stack:
+        job: Job = assemble(config, checkpoints, [view_of(config, Console(stderr=True))], stack)
+        validation = PairedFolder(config.data.validation_rainy or "", config.data.validation_clean or "")
+        recorder = Recorder(config.folder, validation, training)
+        job.clock = clock
+        if checkpoints.files() or start:
+            job.state.load_state_dict(checkpoints.load(None if checkpoints.files() else start))
+        assert config.schedule.seconds is not None
+        limit = until * config.schedule.seconds
+        job.stopping = lambda: job.state.progress.seconds >= limit
+        method = job.method
+        job.reporter.evaluate = lambda net, progress: recorder.evaluate(  # type: ignore[method-assign]
+            method.derainer, method.averaged, progress, job.state.pool if job.recycler.counts.scored else None
+        )
+        if not (finished(config, job.state.progress) or job.stopping()):
+            train(job)
+    return checkpoints.files()[-1]
+
+
+def supervised(config: Config, pairs: PairedFolder, evaluate_every: int) -> None:
+    """The same derainer, on the rainy images and their ground truth."""
+    validation = PairedFolder(config.data.validation_rainy or "", config.data.validation_clean or "")
+    recorder = Recorder(config.runs / "supervised", validation, pairs)
+    batches = PairedBatches(pairs, crop=config.data.crop, batch=config.data.batch, seed=config.seed)
+    torch.manual_seed(config.seed)
+    net = build_derainer(config.derainer, identity_start=True).to(memory_format=torch.channels_last)
+    averaged = copy.deepcopy(net).requires_grad_(False)
+    optimizer = torch.optim.Adam(net.parameters(), lr=config.method.derainer_optimizer.lr)
+    progress = Progress()
+    checkpoint = config.runs / "supervised/checkpoint.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        net.load_state_dict(saved["net"])
+        averaged.load_state_dict(saved["averaged"])
+        optimizer.load_state_dict(saved["optimizer"])
+        progress = Progress(**saved["progress"])
+    while progress.seconds < (config.schedule.seconds or 0):
+        started = clock()
+        batch = batches.batch(progress.steps)
+        rainy, clean = (
+            part.float().div(255).contiguous(memory_format=torch.channels_last)
+            for part in (batch.rainy, batch.clean)
+        )
+        derained = net(rainy)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(psnr_loss(derained, clean) + ssim_loss(derained, clean))
+        optimizer.step()
+        progress.steps += 1
+        decay = min(config.method.ema, progress.steps / (progress.steps + 10))
+        with torch.no_grad():
+            for average, weight in zip(averaged.parameters(), net.parameters(), strict=True):
+                average.lerp_(weight, 1 - decay)
+        progress.seconds += clock() - started
+        if progress.steps % evaluate_every == 0:
+            recorder.evaluate(net, averaged, progress, None)
+            state = {
+                "net": net.state_dict(),
+                "averaged": averaged.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "progress": {"steps": progress.steps, "seconds": progress.seconds},
+            }
+            with writing(checkpoint) as temporary:
+                torch.save(state, temporary)
+
+
+def main() -> None:
+    """Run what is asked for, draw the curves, print and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--domain", choices=["rain100l", "roadscene"], default="rain100l")
+    parser.add_argument("--runs", nargs="*", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
+    parser.add_argument("--out", type=Path, help="runs/what-teaches/DOMAIN where it is not said")
+    parser.add_argument("--seconds", type=float, default=720.0, help="of each run")
+    parser.add_argument("--evaluate-every", type=int, default=120, help="steps")
+    parser.add_argument("--record", action="store_true", help="keep every candidate, for scorer_quality.py")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few seconds of stage 1 and daclip, for a look"
+    )
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    out = chosen.out or Path("runs/what-teaches", chosen.domain)
+    if chosen.quick:
+        chosen.seconds, chosen.evaluate_every, out = 8.0, 8, out.with_name(f"{out.name}-quick")
+        chosen.runs = ["stage1", "daclip"]
+    # As many threads as the time is counted for: more would only wait for each other.
+    torch.set_num_threads(1)
+
+    folders = domain(chosen.domain, chosen.data, out)
+    training = PairedFolder(folders.rainy, folders.truth)
+    for seed in chosen.seeds:
+        for name in chosen.runs:
+            config = configure(folders, out, seed, name, chosen.seconds, chosen.evaluate_every, chosen.record)
+            if name == "supervised":
+                supervised(config, training, chosen.evaluate_every)
+                continue
+            first = "plain_stage1" if RUNS[name].shared == "plain" else "stage1"
+            common = configure(folders, out, seed, first, chosen.seconds, chosen.evaluate_every)
+            start = unpaired(common, RUNS[name].shared, training, SHARED, None)
+            unpaired(config, name, training, 1.0, start)
+
+    found = curves(out, {name: row.shared for name, row in RUNS.items()})
+    labels = {name: row.label for name, row in RUNS.items()}
+    draw(found, labels, out / "curves.png")
+    sheet(found, labels, PairedFolder(folders.validation_rainy, folders.validation_clean), out)
+    print(summary(found, labels), table(found, labels), sep="\n\n")
+    if chosen.json:
+        chosen.json.write_text(json.dumps(figures(found), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

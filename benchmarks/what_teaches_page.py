@@ -1,0 +1,163 @@
+"""Tables, curves and pictures of what_teaches.py."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from trainer.data.folders import PairedFolder
+from trainer.evaluation import Scores
+from trainer.inference import derain_image
+from trainer.models.derainers import load_derainer
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+Found: TypeAlias = dict[tuple[str, int], list[dict[str, Any]]]
+"""The evaluations of runs, by name and seed."""
+SHOWN = 3
+"""Photographs on the sheet."""
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run, in order of time; what was repeated after a resume counts once."""
+    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    return list({line["steps"]: line for line in sorted(lines, key=lambda line: line["steps"])}.values())
+
+
+def curves(out: Path, runs: Mapping[str, str]) -> Found:
+    """What there is, run by run and seed by seed, with the part that it shares with others before it."""
+    found: Found = {}
+    for name, before in runs.items():
+        for path in sorted(out.glob(f"seed*/{name}/records.jsonl")):
+            shared = records(path.parents[1] / before) if before else []
+            found[name, int(path.parents[1].name.removeprefix("seed"))] = shared + records(path.parent)
+    return found
+
+
+def draw(found: Found, labels: Mapping[str, str], path: Path) -> None:
+    """The three measures of averaged (raw: thin) weights, and the true PSNR of the pool, over time."""
+    figure, axes = plt.subplots(2, 2, figsize=(13, 8), constrained_layout=True)
+    panels = zip(axes.flat[:3], ("psnr_y", "ssim_y", "psnr_rgb"), strict=True)
+    colours = {name: f"C{index % 10}" for index, name in enumerate(labels)}
+    for axis, metric in panels:
+        for (name, _), lines in found.items():
+            minutes = [line["seconds"] / 60 for line in lines]
+            axis.plot(minutes, [line["ema"][metric] for line in lines], color=colours[name])
+            axis.plot(minutes, [line["raw"][metric] for line in lines], color=colours[name], lw=0.4)
+        axis.set(xlabel="minutes", ylabel=metric)
+        bound = [lines[-1]["ema"][metric] for (name, _), lines in found.items() if name == "supervised"]
+        unpaired = [
+            line[weights][metric]
+            for (name, _), lines in found.items()
+            for line in lines
+            for weights in ("raw", "ema")
+            if name != "supervised"
+        ]
+        if bound and unpaired:  # far above, where it would flatten the rest
+            margin = 0.05 * (max(unpaired) - min(unpaired))
+            axis.set_ylim(min(unpaired) - margin, max(unpaired) + margin)
+            axis.set_title(f"{labels['supervised']} ends at {bound[0]:.4g}, above the frame", fontsize=9)
+    for (name, seed), lines in found.items():
+        pooled = [line for line in lines if line.get("pool_psnr_y")]
+        label = labels[name] if seed == 0 and name != "supervised" else None
+        minutes = [line["seconds"] / 60 for line in pooled]
+        axes.flat[3].plot(minutes, [line["pool_psnr_y"] for line in pooled], color=colours[name], label=label)
+    axes.flat[3].set(xlabel="minutes", ylabel="true PSNR-Y of the pool's rewards")
+    axes.flat[3].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def figures(found: Found) -> dict[str, float]:
+    """Flat figures: mean and spread (maximum less minimum) of each run's last five evaluations."""
+    flat: dict[str, float] = {}
+    for (name, seed), lines in found.items():
+        run, last = f"{name}_seed{seed}", lines[-5:]
+        flat |= {f"input_{metric}": value for metric, value in lines[-1]["input"].items()}
+        flat[f"{run}_steps"] = lines[-1]["steps"]
+        if lines[-1].get("pool_psnr_y"):
+            flat[f"{run}_pool_psnr_y"] = lines[-1]["pool_psnr_y"]
+        for weights in ("raw", "ema"):
+            for metric in Scores.model_fields:
+                values = [line[weights][metric] for line in last]
+                flat[f"{run}_{weights}_{metric}"] = statistics.fmean(values)
+                flat[f"{run}_{weights}_{metric}_spread"] = max(values) - min(values)
+    return flat
+
+
+def table(found: Found, labels: Mapping[str, str]) -> str:
+    """The figures in Markdown, a line for each run."""
+    flat = figures(found)
+    columns = ("raw_psnr_y", "raw_psnr_y_spread", "ema_psnr_y", "ema_psnr_y_spread", "ema_psnr_rgb")
+    lines = [
+        "| run | seed | steps | raw PSNR-Y | spread | EMA PSNR-Y | spread | EMA RGB | EMA SSIM-Y | pool |",
+        "|" + "---|" * 10,
+    ]
+    for name, seed in found:
+        run = f"{name}_seed{seed}"
+        cells = [labels[name], str(seed), f"{flat[f'{run}_steps']:.0f}"]
+        cells += [f"{flat[f'{run}_{column}']:.2f}" for column in columns]
+        cells += [f"{flat[f'{run}_ema_ssim_y']:.4f}", f"{flat.get(f'{run}_pool_psnr_y', 0):.2f}"]
+        lines.append(f"| {' | '.join(cells)} |".replace("| 0.00 |", "| |"))
+    return "\n".join(lines)
+
+
+def summary(found: Found, labels: Mapping[str, str]) -> str:
+    """The runs in Markdown, the mean over the seeds of each with the lowest and the highest."""
+    flat = figures(found)
+    columns = {
+        "ema_psnr_y": "EMA PSNR-Y",
+        "ema_ssim_y": "EMA SSIM-Y",
+        "ema_psnr_rgb": "EMA RGB",
+        "raw_psnr_y": "raw PSNR-Y",
+        "raw_psnr_y_spread": "raw spread",
+        "pool_psnr_y": "pool",
+    }
+    lines = [f"| run | seeds | {' | '.join(columns.values())} |", "|" + "---|" * (len(columns) + 2)]
+    for name in labels:
+        seeds = [seed for run, seed in found if run == name]
+        cells = [labels[name], str(len(seeds))]
+        for column in columns:
+            values = [flat[key] for seed in seeds if (key := f"{name}_seed{seed}_{column}") in flat]
+            digits = 4 if "ssim" in column else 2
+            cell = f"{statistics.fmean(values):.{digits}f}" if values else ""
+            cells.append(
+                cell
+                + (
+                    f" ({min(values):.2f} to {max(values):.2f})"
+                    if column == "ema_psnr_y" and len(values) > 1
+                    else ""
+                )
+            )
+        if seeds:
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def sheet(found: Found, labels: Mapping[str, str], pairs: PairedFolder, out: Path) -> None:
+    """Parts of some photographs: rainy, as each run of the first seed derains them, and clean."""
+    names = [name for name, seed in found if seed == 0 and (out / f"seed0/{name}/model").exists()]
+    if not names:
+        return
+    figure, axes = plt.subplots(SHOWN, len(names) + 2, figsize=(2.4 * (len(names) + 2), 2.6 * SHOWN))
+    for row, index in zip(axes, np.linspace(0, len(pairs) - 1, SHOWN).astype(int).tolist(), strict=True):
+        rainy, clean = pairs.load(index)
+        columns = {"rainy": rainy}
+        columns |= {labels[name]: derain_image(load_derainer(out / f"seed0/{name}"), rainy) for name in names}
+        columns["truth"] = clean
+        top, left = rainy.shape[0] // 4, rainy.shape[1] // 4
+        for axis, (title, image) in zip(row, columns.items(), strict=True):
+            part = Image.fromarray(image).crop((left, top, left + 160, top + 160))
+            axis.imshow(part.resize((320, 320), Image.Resampling.NEAREST))
+            axis.set_title(title, fontsize=7)
+            axis.axis("off")
+    figure.savefig(out / "sheet.png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
