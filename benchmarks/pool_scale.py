@@ -70,6 +70,10 @@ class Load:
         """Batches of offers for random images, of which a tenth is better than what there was."""
         return [self._batch(size) for _ in range(count // size)]
 
+    def random(self, count: int) -> list[int]:
+        """So many random images."""
+        return [*map(int, self._rng.integers(self.entries, size=count))]
+
     def distinct(self, count: int) -> list[Offer]:
         """One offer for each of so many random images."""
         numbers = self._rng.choice(self.entries, count, replace=False)
@@ -148,6 +152,15 @@ class Subject:
         ones = [batch[0] for batch in self.load.next(count, 1)]
         self.figures |= percentiles([timed(lambda o=offer: self.pool.offer(o)) for offer in ones], "decision")
         self.figures |= percentiles([timed(self.pool.stats) for _ in range(20)], "stats")
+        self._lookups(count)
+
+    def _lookups(self, count: int) -> None:
+        """What the server itself says that it takes to find an id: what no way of deciding can do without."""
+        client, key = self.pool.server.client, self.pool.key(0, "best")
+        client.config_resetstat()
+        for _ in range(count // 10):
+            client.zmscore(key, [name(number) for number in self.load.random(256)])
+        self.figures["lookup_us"] = client.info("commandstats")["cmdstat_zmscore"]["usec_per_call"] / 256
 
     def accept(self, images: list[Image], threads: int) -> None:
         """Images put and accepted, several at a time."""

@@ -30,6 +30,7 @@ ROWS = (
     ("one of them, HTTP: ms of the service's processor", "http_accepted_service_cpu_ms", "{:.2f}"),
     ("eight of them, HTTP, ms, p50", "http_accepted_8_p50_ms", "{:.1f}"),
     ("eight of them, HTTP, ms, p99", "http_accepted_8_p99_ms", "{:.1f}"),
+    ("finding one id in the server, us", "lookup_us", "{:.2f}"),
     ("all statistics, ms, p50", "stats_p50_ms", "{:.2f}"),
     ("bytes an entry in Redis", "redis_bytes_per_entry", "{:.0f}"),
     ("ready after a start, s", "ready_s", "{:.1f}"),
@@ -50,6 +51,7 @@ def write_page(
     size, blob = results[f"{largest}_redis_bytes_per_entry"], results["blob_bytes"]
     each = 1e3 / decisions + ENTERING * 1e3 / accepted
     flat = results[f"{min(entries)}_decisions_per_s"] / results[f"{largest}_decisions_per_s"]
+    lookup = results[f"{largest}_lookup_us"] / results[f"{min(entries)}_lookup_us"]
     lines = [
         "# What the reward pool costs, by the size of the data set",
         "",
@@ -68,7 +70,9 @@ def write_page(
             for label, key, shape in ROWS
         ),
         "",
-        f"- From {min(entries):,} to {largest:,} entries a decision takes {flat:.2f} times as long.",
+        f"- From {min(entries):,} to {largest:,} entries a decision takes {flat:.2f} times as long. A million",
+        f"  entries no longer fit the processor's caches: to find an id in the server's own sorted set takes",
+        f"  {lookup:.1f} times as long, and what enters walks that set.",
         "- Client, service and server share the machine's cores. Decisions are for random images; about a",
         "  tenth enters.",
         f"- An accepted image includes its encoding by the client, {results['encode_ms']:.1f} ms. By HTTP,",

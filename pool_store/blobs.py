@@ -26,8 +26,8 @@ Image: TypeAlias = NDArray[np.uint8]
 LONGEST_SIDE = 16383
 """What lossless WebP can hold, in pixels."""
 SOURCES, MEANS = "sources/", "means/"
-THREADS = 16
-"""Images that a process encodes, decodes or writes at a time."""
+THREADS = min(32, 2 * (os.cpu_count() or 2))
+"""Images that a process encodes, decodes or writes at a time; more only wait for each other."""
 T = TypeVar("T")
 R = TypeVar("R")
 
