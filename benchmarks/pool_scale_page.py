@@ -70,9 +70,9 @@ def write_page(
             for label, key, shape in ROWS
         ),
         "",
-        f"- From {min(entries):,} to {largest:,} entries a decision takes {flat:.2f} times as long. A million",
-        f"  entries no longer fit the processor's caches: to find an id in the server's own sorted set takes",
-        f"  {lookup:.1f} times as long, and what enters walks that set.",
+        f"- From {min(entries):,} to {largest:,} entries a decision takes {flat:.2f} times as long.",
+        "  What is large no longer fits the processor's caches: to find an id in the server's own sorted set",
+        f"  takes {lookup:.1f} times as long, and what enters has to walk that set.",
         "- Client, service and server share the machine's cores. Decisions are for random images; about a",
         "  tenth enters.",
         f"- An accepted image includes its encoding by the client, {results['encode_ms']:.1f} ms. By HTTP,",
