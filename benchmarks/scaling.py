@@ -58,7 +58,7 @@ from trainer.launch import assemble, run, work
 from trainer.state import Checkpoints
 
 CADENCES = (1, 2, 4, 8, 16)
-SCORER = "daclip-lite?consistency=0.25"
+SCORER = "daclip-lite?consistency=1"
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ import matplotlib.pyplot as plt
 
 SCORERS = {
     "daclip-lite, tiles": "local:daclip-lite",
-    "daclip-lite, tiles, consistency 0.25": "local:daclip-lite?consistency=0.25",
+    "daclip-lite, tiles, consistency 1": "local:daclip-lite?consistency=1",
+    "consistency alone": "local:random?consistency=1000",
     "daclip-lite, centre": "local:daclip-lite?views=centre",
     "daclip-lite, P('rainy') alone": "local:daclip-lite?words=rainy",
     "daclip-lite, rain-like words": "local:daclip-lite?words=rain-like",

@@ -46,7 +46,7 @@ SHARED = 0.4
 """Part of the time that the runs of a seed have in common."""
 CHOSEN_BY = 3
 """Every which of the training images an evaluation measures, to choose settings by."""
-LITE = "recycling.scorer=local:daclip-lite?consistency=0.25"
+LITE = "recycling.scorer=local:daclip-lite?consistency=1"
 LATEST = "recycling.scorer=local:latest?start={steps}"
 PLAIN = "method.rain_gain=1"
 

@@ -36,7 +36,7 @@ class ScorerInfo(_Closed):
                     "words": ["rainy", "blurry", "clean"],
                     "degraded": ["rainy"],
                     "views": {"kind": "tiles", "size": 64, "tiles": 256},
-                    "consistency": 0.25,
+                    "consistency": 1.0,
                     "views_at_once": 64,
                 }
             ]
@@ -53,7 +53,7 @@ class ScorerInfo(_Closed):
     views: Views | None = None
     """What it looks at; none where it needs whole images."""
     consistency: float = Field(0.0, ge=0)
-    """Log-odds taken off for each level of inconsistency with the rainy image, which must then be given."""
+    """How much consistency with the rainy image adds to the log-odds; that image must then be given."""
     views_at_once: int = Field(64, ge=1)
     """Views that a call may hold."""
     higher_is_better: Literal[True] = True
@@ -113,7 +113,7 @@ class ViewScores(_Closed):
 
     fingerprint: str
     log_odds: tuple[float, ...]
-    """Of each view; consistency has taken nothing off."""
+    """Of each view, without consistency."""
 
 
 class ImageIn(_Closed):

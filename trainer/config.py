@@ -69,7 +69,7 @@ class RecyclingSettings(Settings):
     """Where candidates are scored and kept."""
 
     scorer: str = "daclip-lite"
-    """`daclip-lite`, with `?consistency=0.25` less what is not rain between O_r and B_r;
+    """`daclip-lite`, with `?consistency=1` more where O_r less B_r looks like rain;
     `daclip?weights=PATH`, a metric of pyiqa as `musiq`; or a control: `oracle?truth=FOLDER`, `latest`,
     `random`. With `launch: ray` the run deploys it on Ray Serve, one for all workers; inline, and as
     `local:daclip-lite`, it is in the process that trains. Elsewhere: `serve:APP` of this Ray cluster, or

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from iqa_service.backends import LocalBackend
-from iqa_service.consistency import inconsistency
+from iqa_service.consistency import consistency
 from iqa_service.controls import RandomBackend
 from iqa_service.errors import ScorerBusy
 from iqa_service.heatmap import tile_scores
@@ -109,7 +109,7 @@ def test_the_rainy_image_is_found_by_name(monkeypatch, capsys, folder: Path, tmp
     said = capsys.readouterr()
     plain = open_scorer("local:random").score([Candidate("city/china", china)])[0]
     (row,) = json.loads(said.out)["scores"]
-    assert row["log_odds"] == pytest.approx(plain - 0.5 * inconsistency(china, rainy), abs=1e-4)
+    assert row["log_odds"] == pytest.approx(plain + 0.5 * consistency(china, rainy), abs=1e-4)
     assert code == 2
     assert "no rainy image 'flower'" in said.err
 

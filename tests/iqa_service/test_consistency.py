@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from iqa_service.backends import LocalBackend
-from iqa_service.consistency import ConsistentBackend, inconsistency
+from iqa_service.consistency import SHIFTED, TAKEN, ConsistentBackend, consistency
 from iqa_service.errors import ScorerError
 from iqa_service.rain import add_rain, random_look
 from iqa_service.registry import open_scorer
@@ -35,26 +36,34 @@ def pair() -> tuple[Image, Image]:
     return clean, add_rain(clean, random_look(rng), rng)
 
 
-def test_the_clean_and_the_rainy_image_are_consistent(pair: tuple[Image, Image]) -> None:
+def test_the_more_rain_is_gone_the_better(pair: tuple[Image, Image]) -> None:
     clean, rainy = pair
-    assert inconsistency(clean, rainy) < 1
-    assert inconsistency(rainy, rainy) == 0
+    half = (rainy - (rainy - clean) // 2).astype(np.uint8)
+    assert consistency(clean, rainy) > consistency(half, rainy) > consistency(rainy, rainy) == 0
 
 
-def test_a_cast_and_added_light_are_not(pair: tuple[Image, Image]) -> None:
+def test_a_cast_added_light_and_blur_are_worse(pair: tuple[Image, Image]) -> None:
     clean, rainy = pair
-    darker = clean - np.uint8(12)
     spotted = clean.copy()
     spotted[20:40, 20:40] += 60
-    assert inconsistency(darker, rainy) > 10
-    assert inconsistency(spotted, rainy) > inconsistency(clean, rainy) + 5
+    blurred = ndimage.uniform_filter(clean, (5, 5, 1))
+    cast = clean.copy()
+    cast[..., 0] += 12
+    for worse in (spotted, blurred, cast):
+        assert consistency(worse, rainy) < consistency(clean, rainy) - 1
 
 
-def test_a_backend_takes_it_off_the_log_odds(pair: tuple[Image, Image]) -> None:
+def test_a_shift_counts_though_it_takes_light(pair: tuple[Image, Image]) -> None:
+    clean, _ = pair
+    darker = clean - np.uint8(12)
+    assert consistency(darker, clean) == pytest.approx((TAKEN * 219 / 255 - SHIFTED) * 12, rel=1e-3)
+
+
+def test_a_backend_adds_it_to_the_log_odds(pair: tuple[Image, Image]) -> None:
     clean, rainy = pair
     candidates = [Candidate("a", clean, rainy), Candidate("a", clean - np.uint8(12), rainy)]
     plain, strict = LocalBackend(Indifferent()), ConsistentBackend(LocalBackend(Indifferent()), 0.5)
-    expected = [2 - 0.5 * inconsistency(c.image, rainy) for c in candidates]
+    expected = [2 + 0.5 * consistency(c.image, rainy) for c in candidates]
     np.testing.assert_array_equal(plain.score(candidates), [2, 2])
     np.testing.assert_allclose(strict.score(candidates), expected, rtol=1e-5)
     gentle = ConsistentBackend(plain, 0.25)
@@ -66,7 +75,7 @@ def test_bad_input_is_named(pair: tuple[Image, Image]) -> None:
     with pytest.raises(ScorerError, match=r"candidate 'street' lacks its rainy image"):
         ConsistentBackend(LocalBackend(Indifferent()), 0.5).score([Candidate("street", clean)])
     with pytest.raises(ScorerError, match=r"\(96, 96, 3\) and its rainy image \(96, 95, 3\)"):
-        inconsistency(clean, rainy[:, :95])
+        consistency(clean, rainy[:, :95])
     for value in ("much", "-1", "nan", "inf"):
         with pytest.raises(
             ScorerError, match=f"'consistency' of 'local:random' is '{value}': input should be"
@@ -80,5 +89,5 @@ def test_every_scorer_can_be_held_to_it(pair: tuple[Image, Image]) -> None:
     for spec in ("local:latest?start=3", "local:random", "local:daclip-lite"):
         option = "&" if "?" in spec else "?"
         held = open_scorer(f"{spec}{option}consistency=0.5").score([candidate])
-        expected = open_scorer(spec).score([candidate]) - 0.5 * inconsistency(candidate.image, rainy)
+        expected = open_scorer(spec).score([candidate]) + 0.5 * consistency(candidate.image, rainy)
         np.testing.assert_allclose(held, expected, rtol=1e-5)

@@ -68,9 +68,9 @@ def recipe(tree: dict[str, Any], tmp_path: Path) -> Path:
 
 
 def test_a_recipe_travels_alone(cluster: Cluster, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    submit(str(recipe), ["recycling.scorer=daclip-lite?consistency=0.25"], HEAD)
+    submit(str(recipe), ["recycling.scorer=daclip-lite?consistency=1"], HEAD)
     assert shlex.split(cluster.entrypoint) == [
-        *("rgsud", "train", "mine.yaml", "recycling.scorer=daclip-lite?consistency=0.25", "--resume"),
+        *("rgsud", "train", "mine.yaml", "recycling.scorer=daclip-lite?consistency=1", "--resume"),
     ]
     assert cluster.travelled == {"mine.yaml": recipe.read_text()}
     assert cluster.metadata == {"run": "small"}
