@@ -25,20 +25,23 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
 from what_teaches_page import curves, draw, figures, sheet, summary, table
 
 from pool_store.client import Pool
+from pool_store.schemas import Entry
 from trainer.config import Config, load_config
 from trainer.data.crops import PairedBatches
-from trainer.data.folders import PairedFolder
+from trainer.data.folders import Image, PairedFolder
 from trainer.evaluation import evaluate_pairs, psnr_y
 from trainer.inference import derain_image
 from trainer.launch import assemble, view_of
 from trainer.losses import psnr_loss, ssim_loss
 from trainer.models.derainers import build_derainer
+from trainer.rewards import combine
 from trainer.state import Checkpoints, Progress, writing
 from trainer.train import Job, finished, train
 
@@ -48,6 +51,7 @@ CHOSEN_BY = 3
 """Every which of the training images an evaluation measures, to choose settings by."""
 LITE = "recycling.scorer=local:daclip-lite?consistency=1"
 LATEST = "recycling.scorer=local:latest?start={steps}"
+MINIMUM = ("recycling.keep=3", "recycling.reward=minimum", "method.rain_brightens=true")
 PLAIN = "method.rain_gain=1"
 
 
@@ -69,7 +73,8 @@ RUNS: dict[str, Row] = {
     "teacher": Row("averaged weights as teacher, no pool", (LATEST, "method.teacher=true")),
     "re_only": Row("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
     "switch_only": Row("DEM's switch without L_re", (LITE, "method.lambda2=0")),
-    "minimum3": Row("minimum of the best 3", (LITE, "recycling.keep=3", "recycling.reward=minimum")),
+    "minimum3": Row("minimum of the best 3 and the rainy image", (LITE, *MINIMUM)),
+    "minimum_latest3": Row("minimum of the last 3 and the rainy image", (LATEST, *MINIMUM)),
     "mean3": Row("mean of the best 3", (LITE, "recycling.keep=3", "recycling.reward=mean")),
     "mean5": Row("mean of the last 5", (LATEST, "recycling.keep=5", "recycling.reward=mean")),
     "own": Row("candidates of the averaged weights", (LITE, "recycling.weights=averaged")),
@@ -127,7 +132,9 @@ def clock() -> float:
 class Recorder:
     """Evaluates raw and averaged weights and the pool's true quality into records.jsonl."""
 
-    def __init__(self, folder: Path, validation: PairedFolder, training: PairedFolder) -> None:
+    def __init__(self, config: Config, validation: PairedFolder, training: PairedFolder) -> None:
+        folder = config.folder
+        self._config = config
         folder.mkdir(parents=True, exist_ok=True)
         self._file = folder / "records.jsonl"
         self._validation = validation
@@ -144,11 +151,22 @@ class Recorder:
             for rainy, clean in map(self._training.load, range(0, len(self._training), CHOSEN_BY))
         )
         if pool is not None:
-            rewards = {entry.id: pool.image(entry.candidates[0].digest) for entry in pool.scan()}
-            true = [psnr_y(image, self._training.clean.load_id(id)) for id, image in rewards.items()]
-            line["pool_psnr_y"] = statistics.fmean(true) if true else None
+            served = [
+                psnr_y(self._served(pool, entry), self._training.clean.load_id(entry.id))
+                for entry in pool.scan()
+            ]
+            line["pool_psnr_y"] = statistics.fmean(served) if served else None
         with self._file.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def _served(self, pool: Pool, entry: Entry) -> Image:
+        """What stage 2 trains against."""
+        images = [pool.image(candidate.digest) for candidate in entry.candidates]
+        reward = combine(images, self._config.recycling.reward)
+        if self._config.method.rain_brightens:
+            reward = np.minimum(reward, self._training.degraded.load_id(entry.id))
+        served: Image = np.rint(reward).astype(np.uint8)
+        return served
 
 
 def configure(
@@ -187,7 +205,7 @@ def unpaired(config: Config, name: str, training: PairedFolder, until: float, st
     with ExitStack() as stack:
         job: Job = assemble(config, checkpoints, [view_of(config, Console(stderr=True))], stack)
         validation = PairedFolder(config.data.validation_rainy or "", config.data.validation_clean or "")
-        recorder = Recorder(config.folder, validation, training)
+        recorder = Recorder(config, validation, training)
         job.clock = clock
         if checkpoints.files() or start:
             job.state.load_state_dict(checkpoints.load(None if checkpoints.files() else start))
@@ -206,7 +224,7 @@ def unpaired(config: Config, name: str, training: PairedFolder, until: float, st
 def supervised(config: Config, pairs: PairedFolder, evaluate_every: int) -> None:
     """The same derainer, on the rainy images and their ground truth."""
     validation = PairedFolder(config.data.validation_rainy or "", config.data.validation_clean or "")
-    recorder = Recorder(config.runs / "supervised", validation, pairs)
+    recorder = Recorder(config.model_copy(update={"name": "supervised"}), validation, pairs)
     batches = PairedBatches(pairs, crop=config.data.crop, batch=config.data.batch, seed=config.seed)
     torch.manual_seed(config.seed)
     net = build_derainer(config.derainer, identity_start=True).to(memory_format=torch.channels_last)

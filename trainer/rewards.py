@@ -23,6 +23,15 @@ Combination = Literal["best", "mean", "minimum"]
 _Rewards = dict[str, NDArray[Any]]
 
 
+def combine(candidates: Sequence[NDArray[np.uint8]], how: Combination) -> NDArray[Any]:
+    """What stands for the candidates of an image, uint8 H,W,3 each, best first: H,W,3 in [0,255]."""
+    if how == "best" or len(candidates) == 1:
+        return candidates[0]
+    stack = np.stack(candidates)
+    combined: NDArray[Any] = stack.mean(axis=0, dtype=np.float32) if how == "mean" else stack.min(axis=0)
+    return combined
+
+
 class RewardReader:
     """Cuts rewards with the boxes of the rainy crops.
 
@@ -105,11 +114,7 @@ class RewardReader:
             if cached is not None and cached[0] == digests:
                 self._cache.move_to_end(id)
                 return cached[1]
-        image: NDArray[Any] = self._pool.image(digests[0])
-        if len(digests) > 1:
-            candidates = np.stack([self._pool.image(digest) for digest in digests])
-            mean = self._reward == "mean"
-            image = candidates.mean(axis=0, dtype=np.float32) if mean else candidates.min(axis=0)
+        image = combine([self._pool.image(digest) for digest in digests], self._reward)
         with self._lock:
             self._cache[id] = (digests, image)
             self._cache.move_to_end(id)

@@ -73,6 +73,9 @@ class RGSUDSettings(Settings):
     """Factor on L_re, stage 2."""
     reinforcement: Reduction = "psnr"
     """Reduction of L_re; `psnr` is commensurable with L_Der at any error, `mean` some 5000 times weaker."""
+    rain_brightens: bool = False
+    """Take the darker of reward and O_r in each pixel: what is brighter than the rainy image is an error, as
+    long as rain only adds light (snow and streaks do, fog over a bright sky does not)."""
     teacher: bool = False
     """A control: in stage 2 what the averaged weights make of O_r stands in for its reward."""
     dem_switch: bool = True
@@ -153,6 +156,8 @@ class RGSUD:
         if self.settings.teacher and B_rw is not None:
             with torch.no_grad(), self._autocast():
                 B_rw, rewarded = self.averaged(O_r).float().clamp(0, 1), None
+        if self.settings.rain_brightens and B_rw is not None:
+            B_rw = torch.minimum(B_rw, O_r)
         losses, O1 = self._update_generator_and_derainer(O_r, B_u, B_rw, rewarded)
         losses["D"] = self._update_discriminator(O_r, O1)
         self.steps += 1

@@ -324,6 +324,13 @@ class TestReinforcement:
         assert same(weights(taught.derainer), weights(plain.derainer))
         assert "re" not in method(teacher=True).step(O_r, B_u)
 
+    def test_a_reward_can_be_held_below_the_rainy_image(self):
+        held, plain = method(rain_brightens=True), method()
+        O_r, B_u, B_rw = batch()
+        assert held.step(O_r, B_u, B_rw) == plain.step(O_r, B_u, torch.minimum(B_rw, O_r))
+        assert same(weights(held.derainer), weights(plain.derainer))
+        assert "re" not in method(rain_brightens=True).step(O_r, B_u)
+
     def test_the_switch_can_stay_off(self):
         rgsud = method(dem_switch=False)
         extracted = record(rgsud.DEM)
