@@ -3,13 +3,14 @@
     python benchmarks/scorer_quality.py DATA --records RUN/record ... [--baselines DIR] [--quick] [--json F]
 
 DATA holds rain100l/train/{rainy,truth} and rain100l/val/{rainy,clean}; records are what `recycling.record`
-wrote in runs on the former (`rain100l_mini.py --record`). Constructed versions come from the latter. Nothing
+wrote in runs on the former (`what_teaches.py --record`). Constructed versions come from the latter. Nothing
 here has been trained on. For each scorer, over the candidates that one run made of one image:
 
 spearman      rank correlation with the true PSNR-Y, and with SSIM-Y, mean over images
 pairs         share of the pairs at least 0.5 dB apart that are ordered rightly
 regret        dB that the highest score lies below the best candidate: what the pool loses by this scorer
 mean of 3     the same for the mean of the three highest; below 0 where it is better than the best single one
+minimum       the same for the minimum of the three highest and the rainy image, pixel by pixel
 
 and over constructed versions of one photograph (blends of rainy and clean, blurred, smoothed, noisy, too
 sharp, of another colour, with ghosts of edges) the first two again, and the share of (sharp, smeared) pairs
@@ -40,6 +41,7 @@ from iqa_service.scorer import Candidate
 from trainer.data.folders import Image, ImageFolder, PairedFolder
 from trainer.evaluation import psnr_y, ssim_y
 from trainer.record import read_record
+from trainer.rewards import combine
 from trainer.state import writing
 
 matplotlib.use("Agg")
@@ -114,17 +116,23 @@ class Judged:
     def ranked(self, group: list[Version]) -> list[Version]:
         return sorted(group, key=lambda version: -self.scores[version.key])
 
-    def regret(self, served: int = 1) -> float:
+    def regret(self, serve: Callable[[list[Version]], Image] | None = None) -> float:
+        """dB below the best version: of the highest score's, or of what is served for the ranked versions."""
         lost = []
         for group in self.groups:
             best = max(self.psnr[version.key] for version in group)
-            chosen = self.ranked(group)[:served]
-            if served == 1:
-                lost.append(best - self.psnr[chosen[0].key])
-            else:
-                mean = np.stack([version.image() for version in chosen]).mean(axis=0).round().astype(np.uint8)
-                lost.append(best - psnr_y(mean, chosen[0].truth()))
+            ranked = self.ranked(group)
+            served = psnr_y(serve(ranked), ranked[0].truth()) if serve else self.psnr[ranked[0].key]
+            lost.append(best - served)
         return statistics.fmean(lost)
+
+
+def mean_of_3(ranked: list[Version]) -> Image:
+    return to_uint8(combine([version.image() for version in ranked[:3]], "mean"))
+
+
+def minimum_of_3(ranked: list[Version]) -> Image:
+    return to_uint8(combine([*(version.image() for version in ranked[:3]), ranked[0].rainy()], "minimum"))
 
 
 def real(records: list[Path], rainy: ImageFolder, truth: ImageFolder) -> Iterator[Version]:
@@ -228,7 +236,8 @@ def judge(
         "spearman_ssim": candidates.spearman(candidates.ssim),
         "pair_accuracy": candidates.pairs(),
         "regret_db": candidates.regret(),
-        "regret_mean_of_3_db": candidates.regret(3),
+        "regret_mean_of_3_db": candidates.regret(mean_of_3),
+        "regret_minimum_of_3_db": candidates.regret(minimum_of_3),
     }
     if name != "latest":  # the order in which versions are constructed says nothing
         figures |= {
@@ -247,6 +256,7 @@ COLUMNS = {
     "pair_accuracy": "pairs",
     "regret_db": "regret, dB",
     "regret_mean_of_3_db": "mean of 3, dB",
+    "regret_minimum_of_3_db": "minimum, dB",
     "constructed_spearman_psnr": "constructed: Spearman",
     "constructed_pair_accuracy": "constructed: pairs",
     "sharp_over_smeared": "sharp over smeared",
