@@ -34,8 +34,8 @@ from what_teaches_page import curves, draw, figures, sheet, summary, table
 from pool_store.client import Pool
 from pool_store.schemas import Entry
 from trainer.config import Config, load_config
-from trainer.data.crops import PairedBatches
-from trainer.data.folders import Image, PairedFolder
+from trainer.data.crops import PairedBatches, UnpairedBatches
+from trainer.data.folders import Image, ImageFolder, PairedFolder
 from trainer.evaluation import evaluate_pairs, psnr_y
 from trainer.inference import derain_image
 from trainer.launch import assemble, view_of
@@ -85,7 +85,8 @@ RUNS: dict[str, Row] = {
     "plain_daclip": Row("both stages, default scorer", (LITE, PLAIN), "plain"),
     "plain_oracle": Row("oracle: true PSNR", ("recycling.scorer=local:oracle?truth={truth}", PLAIN), "plain"),
     "plain_latest": Row("latest always wins", (LATEST, PLAIN), "plain"),
-    "supervised": Row("supervised", shared=""),
+    "true_rain": Row("supervised: true rain over other scenes", shared=""),
+    "supervised": Row("supervised: true pairs", shared=""),
 }
 """`plain_...`: fake rain of one strength, `method.rain_gain=1`."""
 
@@ -222,17 +223,21 @@ def unpaired(config: Config, name: str, training: PairedFolder, until: float, st
     return checkpoints.files()[-1]
 
 
-def supervised(config: Config, pairs: PairedFolder, evaluate_every: int) -> None:
-    """The same derainer, on the rainy images and their ground truth."""
+def supervised(config: Config, name: str, pairs: PairedFolder, evaluate_every: int) -> None:
+    """The same derainer, on the rainy images and their ground truth, or (`true_rain`) on the rain that was added
+    to them, laid over clean images of other scenes: what perfect fake rain would give."""
+    config = config.model_copy(update={"name": name})
     validation = PairedFolder(config.data.validation_rainy or "", config.data.validation_clean or "")
-    recorder = Recorder(config.model_copy(update={"name": "supervised"}), validation, pairs)
-    batches = PairedBatches(pairs, crop=config.data.crop, batch=config.data.batch, seed=config.seed)
+    recorder = Recorder(config, validation, pairs)
+    crops = {"crop": config.data.crop, "batch": config.data.batch, "seed": config.seed}
+    batches = PairedBatches(pairs, **crops)
+    others = UnpairedBatches(pairs.degraded, ImageFolder(config.data.clean), **crops)
     torch.manual_seed(config.seed)
     net = build_derainer(config.derainer, identity_start=True).to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(net).requires_grad_(False)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.method.derainer_optimizer.lr)
     progress = Progress()
-    checkpoint = config.runs / "supervised/checkpoint.pt"
+    checkpoint = config.folder / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint, weights_only=True)
         net.load_state_dict(saved["net"])
@@ -242,10 +247,12 @@ def supervised(config: Config, pairs: PairedFolder, evaluate_every: int) -> None
     while progress.seconds < (config.schedule.seconds or 0):
         started = clock()
         batch = batches.batch(progress.steps)
-        rainy, clean = (
+        rainy, clean, other = (
             part.float().div(255).contiguous(memory_format=torch.channels_last)
-            for part in (batch.rainy, batch.clean)
+            for part in (batch.rainy, batch.clean, others.batch(progress.steps).clean)
         )
+        if name == "true_rain":
+            rainy, clean = (other + rainy - clean).clamp(0, 1), other
         derained = net(rainy)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(psnr_loss(derained, clean) + ssim_loss(derained, clean))
@@ -296,8 +303,8 @@ def main() -> None:
     for seed in chosen.seeds:
         for name in chosen.runs:
             config = configure(folders, out, seed, name, chosen.seconds, chosen.evaluate_every, chosen.record)
-            if name == "supervised":
-                supervised(config, training, chosen.evaluate_every)
+            if not RUNS[name].shared:
+                supervised(config, name, training, chosen.evaluate_every)
                 continue
             first = "plain_stage1" if RUNS[name].shared == "plain" else "stage1"
             common = configure(folders, out, seed, first, chosen.seconds, chosen.evaluate_every)

@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 
 Found: TypeAlias = dict[tuple[str, int], list[dict[str, Any]]]
 """The evaluations of runs, by name and seed."""
+BOUNDS = ("true_rain", "supervised")
 SHOWN = 3
 """Photographs on the sheet."""
 
@@ -46,32 +47,29 @@ def draw(found: Found, labels: Mapping[str, str], path: Path) -> None:
     """The three measures of averaged (raw: thin) weights, and the true PSNR of the pool, over time."""
     figure, axes = plt.subplots(2, 2, figsize=(13, 8), constrained_layout=True)
     panels = zip(axes.flat[:3], ("psnr_y", "ssim_y", "psnr_rgb"), strict=True)
-    colours = {name: f"C{index % 10}" for index, name in enumerate(labels)}
+    colours = dict(zip(labels, plt.get_cmap("tab20").colors, strict=False))  # type: ignore[attr-defined]
+    shown = {key: lines for key, lines in found.items() if key[0] not in BOUNDS}
     for axis, metric in panels:
-        for (name, _), lines in found.items():
+        for (name, _), lines in shown.items():
             minutes = [line["seconds"] / 60 for line in lines]
             axis.plot(minutes, [line["ema"][metric] for line in lines], color=colours[name])
-            axis.plot(minutes, [line["raw"][metric] for line in lines], color=colours[name], lw=0.4)
+            axis.plot(minutes, [line["raw"][metric] for line in lines], color=colours[name], lw=0.3)
         axis.set(xlabel="minutes", ylabel=metric)
-        bound = [lines[-1]["ema"][metric] for (name, _), lines in found.items() if name == "supervised"]
-        unpaired = [
-            line[weights][metric]
+        # Far above, where their curves would flatten the rest.
+        ends = [
+            f"{labels[name]}, ends at {lines[-1]['ema'][metric]:.4g}"
             for (name, _), lines in found.items()
-            for line in lines
-            for weights in ("raw", "ema")
-            if name != "supervised"
+            if name in BOUNDS
         ]
-        if bound and unpaired:  # far above, where it would flatten the rest
-            margin = 0.05 * (max(unpaired) - min(unpaired))
-            axis.set_ylim(min(unpaired) - margin, max(unpaired) + margin)
-            axis.set_title(f"{labels['supervised']} ends at {bound[0]:.4g}, above the frame", fontsize=9)
-    for (name, seed), lines in found.items():
+        axis.set_title("\n".join(ends), fontsize=9)
+    for (name, seed), lines in shown.items():
         pooled = [line for line in lines if line.get("pool_psnr_y")]
-        label = labels[name] if seed == 0 and name != "supervised" else None
         minutes = [line["seconds"] / 60 for line in pooled]
-        axes.flat[3].plot(minutes, [line["pool_psnr_y"] for line in pooled], color=colours[name], label=label)
-    axes.flat[3].set(xlabel="minutes", ylabel="true PSNR-Y of the pool's rewards")
-    axes.flat[3].legend(fontsize=8)
+        axes.flat[3].plot(minutes, [line["pool_psnr_y"] for line in pooled], color=colours[name])
+    for name in dict.fromkeys(name for name, _ in shown):
+        axes.flat[3].plot([], [], color=colours[name], label=labels[name])
+    axes.flat[3].set(xlabel="minutes", ylabel="true PSNR-Y of what the pool serves")
+    axes.flat[3].legend(fontsize=7)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
