@@ -80,11 +80,17 @@ RUNS: dict[str, Row] = {
     "mean5": Row("mean of the last 5", (LATEST, "recycling.keep=5", "recycling.reward=mean")),
     "own": Row("candidates of the averaged weights", (LITE, "recycling.weights=averaged")),
     "plain_stage1": Row(
-        "stage 1 alone", ("schedule.stage2_from=never", "schedule.recycle_from=2.0", PLAIN), "plain"
+        "rain of one strength: stage 1 alone",
+        ("schedule.stage2_from=never", "schedule.recycle_from=2.0", PLAIN),
+        "plain",
     ),
-    "plain_daclip": Row("both stages, default scorer", (LITE, PLAIN), "plain"),
-    "plain_oracle": Row("oracle: true PSNR", ("recycling.scorer=local:oracle?truth={truth}", PLAIN), "plain"),
-    "plain_latest": Row("latest always wins", (LATEST, PLAIN), "plain"),
+    "plain_daclip": Row("rain of one strength: both stages, default scorer", (LITE, PLAIN), "plain"),
+    "plain_oracle": Row(
+        "rain of one strength: oracle: true PSNR",
+        ("recycling.scorer=local:oracle?truth={truth}", PLAIN),
+        "plain",
+    ),
+    "plain_latest": Row("rain of one strength: latest always wins", (LATEST, PLAIN), "plain"),
     "true_rain": Row("supervised: true rain over other scenes", shared=""),
     "supervised": Row("supervised: true pairs", shared=""),
 }
@@ -224,8 +230,8 @@ def unpaired(config: Config, name: str, training: PairedFolder, until: float, st
 
 
 def supervised(config: Config, name: str, pairs: PairedFolder, evaluate_every: int) -> None:
-    """The same derainer, on the rainy images and their ground truth, or (`true_rain`) on the rain that was added
-    to them, laid over clean images of other scenes: what perfect fake rain would give."""
+    """The same derainer, on the rainy images and their ground truth, or (`true_rain`) on the rain of those
+    images, laid over clean images of other scenes: what perfect fake rain would give."""
     config = config.model_copy(update={"name": name})
     validation = PairedFolder(config.data.validation_rainy or "", config.data.validation_clean or "")
     recorder = Recorder(config, validation, pairs)

@@ -62,7 +62,7 @@ def draw(found: Found, labels: Mapping[str, str], path: Path) -> None:
             if name in BOUNDS
         ]
         axis.set_title("\n".join(ends), fontsize=9)
-    for (name, seed), lines in shown.items():
+    for (name, _), lines in shown.items():
         pooled = [line for line in lines if line.get("pool_psnr_y")]
         minutes = [line["seconds"] / 60 for line in pooled]
         axes.flat[3].plot(minutes, [line["pool_psnr_y"] for line in pooled], color=colours[name])
