@@ -74,7 +74,6 @@ RUNS: dict[str, Row] = {
     "re_only": Row("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
     "switch_only": Row("DEM's switch without L_re", (LITE, "method.lambda2=0")),
     "minimum3": Row("minimum of the best 3 and the rainy image", (LITE, *MINIMUM)),
-    "overshoot": Row("the same, overshot by a tenth", (LITE, *MINIMUM, "method.overshoot=0.1")),
     "minimum_latest3": Row("minimum of the last 3 and the rainy image", (LATEST, *MINIMUM)),
     "mean3": Row("mean of the best 3", (LITE, "recycling.keep=3", "recycling.reward=mean")),
     "mean5": Row("mean of the last 5", (LATEST, "recycling.keep=5", "recycling.reward=mean")),

@@ -76,9 +76,6 @@ class RGSUDSettings(Settings):
     rain_brightens: bool = False
     """Take the darker of reward and O_r in each pixel: what is brighter than the rainy image is an error, as
     long as rain only adds light (snow and streaks do, fog over a bright sky does not)."""
-    overshoot: float = Field(0.0, ge=0)
-    """Go beyond the reward by this share of what it took from O_r: derainers leave rain, so that the best
-    candidate of the moment still holds some. The pseudo pairs hold against it."""
     teacher: bool = False
     """A control: in stage 2 what the averaged weights make of O_r stands in for its reward."""
     dem_switch: bool = True
@@ -161,8 +158,6 @@ class RGSUD:
                 B_rw, rewarded = self.averaged(O_r).float().clamp(0, 1), None
         if self.settings.rain_brightens and B_rw is not None:
             B_rw = torch.minimum(B_rw, O_r)
-        if self.settings.overshoot and B_rw is not None:
-            B_rw = torch.lerp(O_r, B_rw, 1 + self.settings.overshoot).clamp(0, 1)
         losses, O1 = self._update_generator_and_derainer(O_r, B_u, B_rw, rewarded)
         losses["D"] = self._update_discriminator(O_r, O1)
         self.steps += 1

@@ -331,14 +331,6 @@ class TestReinforcement:
         assert same(weights(held.derainer), weights(plain.derainer))
         assert "re" not in method(rain_brightens=True).step(O_r, B_u)
 
-    def test_a_reward_can_be_overshot(self):
-        held, plain = method(overshoot=0.5), method()
-        O_r, B_u, B_rw = batch()
-        further = (O_r + 1.5 * (B_rw - O_r)).clamp(0, 1)
-        losses, expected = held.step(O_r, B_u, B_rw), plain.step(O_r, B_u, further)
-        torch.testing.assert_close(losses, expected)
-        assert losses["re"] != method().step(O_r, B_u, B_rw)["re"]
-
     def test_the_switch_can_stay_off(self):
         rgsud = method(dem_switch=False)
         extracted = record(rgsud.DEM)
