@@ -70,10 +70,6 @@ class Load:
         """Batches of offers for random images, of which a tenth is better than what there was."""
         return [self._batch(size) for _ in range(count // size)]
 
-    def random(self, count: int) -> list[int]:
-        """So many random images."""
-        return [*map(int, self._rng.integers(self.entries, size=count))]
-
     def distinct(self, count: int) -> list[Offer]:
         """One offer for each of so many random images."""
         numbers = self._rng.choice(self.entries, count, replace=False)
@@ -159,7 +155,7 @@ class Subject:
         client, key = self.pool.server.client, self.pool.key(0, "best")
         client.config_resetstat()
         for _ in range(count // 10):
-            client.zmscore(key, [name(number) for number in self.load.random(256)])
+            client.zmscore(key, [offer.id for offer in self.load.next(256, 256)[0]])
         self.figures["lookup_us"] = client.info("commandstats")["cmdstat_zmscore"]["usec_per_call"] / 256
 
     def accept(self, images: list[Image], threads: int) -> None:

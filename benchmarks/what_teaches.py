@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 from what_teaches_page import curves, draw, figures, sheet, summary, table
 
 from pool_store.client import Pool
@@ -47,12 +47,13 @@ from trainer.train import Job, finished, train
 
 SHARED = 0.4
 """Part of the time that the runs of a seed have in common."""
+STAGE2 = 0.5
+"""When stage 2 begins."""
 CHOSEN_BY = 3
 """Every which of the training images an evaluation measures, to choose settings by."""
 LITE = "recycling.scorer=local:daclip-lite?consistency=1"
 LATEST = "recycling.scorer=local:latest?start={steps}"
 MINIMUM = ("recycling.keep=3", "recycling.reward=minimum", "method.rain_brightens=true")
-PLAIN = "method.rain_gain=1"
 
 
 class Row(NamedTuple):
@@ -69,7 +70,7 @@ RUNS: dict[str, Row] = {
     "oracle": Row("oracle: true PSNR", ("recycling.scorer=local:oracle?truth={truth}",)),
     "latest": Row("latest always wins", (LATEST,)),
     "random": Row("random scorer", ("recycling.scorer=local:random",)),
-    "frozen": Row("pool frozen as stage 2 begins", (LITE, "schedule.recycle_until={stage2}")),
+    "frozen": Row("pool frozen as stage 2 begins", (LITE, f"schedule.recycle_until={STAGE2}")),
     "teacher": Row("averaged weights as teacher, no pool", (LATEST, "method.teacher=true")),
     "re_only": Row("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
     "switch_only": Row("DEM's switch without L_re", (LITE, "method.lambda2=0")),
@@ -78,22 +79,14 @@ RUNS: dict[str, Row] = {
     "mean3": Row("mean of the best 3", (LITE, "recycling.keep=3", "recycling.reward=mean")),
     "mean5": Row("mean of the last 5", (LATEST, "recycling.keep=5", "recycling.reward=mean")),
     "own": Row("candidates of the averaged weights", (LITE, "recycling.weights=averaged")),
-    "plain_stage1": Row(
-        "rain of one strength: stage 1 alone",
-        ("schedule.stage2_from=never", "schedule.recycle_from=2.0", PLAIN),
-        "plain",
-    ),
-    "plain_daclip": Row("rain of one strength: both stages, default scorer", (LITE, PLAIN), "plain"),
-    "plain_oracle": Row(
-        "rain of one strength: oracle: true PSNR",
-        ("recycling.scorer=local:oracle?truth={truth}", PLAIN),
-        "plain",
-    ),
-    "plain_latest": Row("rain of one strength: latest always wins", (LATEST, PLAIN), "plain"),
-    "true_rain": Row("supervised: true rain over other scenes", shared=""),
-    "supervised": Row("supervised: true pairs", shared=""),
 }
-"""`plain_...`: fake rain of one strength, `method.rain_gain=1`."""
+RUNS |= {
+    f"plain_{name}": Row(f"rain of one strength: {label}", (*settings, "method.rain_gain=1"), "plain")
+    for name, (label, settings, _) in RUNS.items()
+    if name in ("stage1", "daclip", "oracle", "latest")
+}
+RUNS["true_rain"] = Row("supervised: true rain over other scenes", shared="")
+RUNS["supervised"] = Row("supervised: true pairs", shared="")
 
 
 class Domain(NamedTuple):
@@ -183,9 +176,7 @@ def configure(
     # A resumed run goes on counting above what its pool holds: one candidate every few steps at most.
     files = Checkpoints(out / f"seed{seed}/{run}/checkpoints", 1).files()
     steps = int(files[-1].stem.removeprefix("step-")) if files else 0
-    stage2 = load_config("rain100l-mini", ["data.rainy=.", "data.clean=."]).schedule.stage2_from
-    known = {"truth": folders.truth, "steps": steps, "stage2": stage2}
-    settings = [setting.format(**known) for setting in RUNS[run].settings]
+    settings = [setting.format(truth=folders.truth, steps=steps) for setting in RUNS[run].settings]
     if record:
         settings.append(f"recycling.record={out}/seed{seed}/{run}/record")
     return load_config(
@@ -197,6 +188,7 @@ def configure(
             f"schedule.samples={10**9}",
             f"schedule.seconds={seconds}",
             f"schedule.recycle_from={SHARED}",
+            f"schedule.stage2_from={STAGE2}",
             f"report.evaluate_every={evaluate_every}",
             f"report.checkpoint_every={evaluate_every}",
             f"report.sheet_every={10**9}",
@@ -228,6 +220,11 @@ def unpaired(config: Config, name: str, training: PairedFolder, until: float, st
     return checkpoints.files()[-1]
 
 
+def as_input(images: Tensor) -> Tensor:
+    """uint8 crops as the networks take them."""
+    return images.float().div(255).contiguous(memory_format=torch.channels_last)
+
+
 def supervised(config: Config, name: str, pairs: PairedFolder, evaluate_every: int) -> None:
     """The same derainer, on the rainy images and their ground truth, or (`true_rain`) on the rain of those
     images, laid over clean images of other scenes: what perfect fake rain would give."""
@@ -252,11 +249,9 @@ def supervised(config: Config, name: str, pairs: PairedFolder, evaluate_every: i
     while progress.seconds < (config.schedule.seconds or 0):
         started = clock()
         batch = batches.batch(progress.steps)
-        rainy, clean, other = (
-            part.float().div(255).contiguous(memory_format=torch.channels_last)
-            for part in (batch.rainy, batch.clean, others.batch(progress.steps).clean)
-        )
+        rainy, clean = as_input(batch.rainy), as_input(batch.clean)
         if name == "true_rain":
+            other = as_input(others.batch(progress.steps).clean)
             rainy, clean = (other + rainy - clean).clamp(0, 1), other
         derained = net(rainy)
         optimizer.zero_grad(set_to_none=True)

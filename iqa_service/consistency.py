@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from iqa_service.backends import Candidate, ScoreBackend
 from iqa_service.errors import ScorerError
-from iqa_service.views import Image, check_image
+from iqa_service.views import LUMA, Image, check_image
 
 TAKEN, ADDED, SHIFTED = 0.25, 0.7, 0.1
 """Log-odds for each level of 0..255. Fitted to the order of candidates of five unpaired runs, on half of the
 photographs; the order hardly changes while the first two keep their ratio (benchmarks/scorer_quality.py)."""
-_LUMA = np.array([65.481, 128.553, 24.966], np.float32) / 255
 
 
 def consistency(image: Image, rainy: Image) -> float:
@@ -44,7 +43,7 @@ def consistency(image: Image, rainy: Image) -> float:
             f"the image has the shape {image.shape} and its rainy image {rainy.shape}: derain at native size"
         )
     removed = rainy.astype(np.float32) - image
-    taken = np.sqrt(np.square(np.maximum(removed @ _LUMA, 0)).mean())
+    taken = np.sqrt(np.square(np.maximum(removed @ LUMA.astype(np.float32), 0)).mean())
     added = np.sqrt(np.square(np.minimum(removed, 0)).mean())
     shifted = np.abs(np.median(removed, axis=(0, 1))).mean()
     return float(TAKEN * taken - ADDED * added - SHIFTED * shifted)

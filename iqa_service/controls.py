@@ -15,15 +15,14 @@ from pydantic import Field
 
 from iqa_service.errors import ScorerError
 from iqa_service.scorer import Candidate
-from iqa_service.views import Image, check_image
+from iqa_service.views import LUMA, Image, check_image
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def psnr_y(image: Image, truth: Image) -> float:
     """PSNR in dB between the luma (BT.601, 16 to 235) of two uint8 H,W,3 images; 100 where they are equal."""
-    weights = np.array([65.481, 128.553, 24.966]) / 255
-    error = float(np.square((image.astype(np.float64) - truth) @ weights).mean())
+    error = float(np.square((image.astype(np.float64) - truth) @ LUMA).mean())
     return float(10 * np.log10(255**2 / max(error, 255**2 / 1e10)))
 
 

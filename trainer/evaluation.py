@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
+from iqa_service.views import LUMA
 from trainer.data.folders import Image, PairedFolder
 from trainer.errors import TrainerError
 
@@ -38,7 +39,7 @@ _WEIGHTS /= _WEIGHTS.sum()
 
 def luma(image: Image, protocol: Protocol = "A") -> Plane:
     """The Y of ITU-R BT.601, 16 to 235, of uint8 H,W,3 RGB, as MATLAB's rgb2ycbcr has it."""
-    y: Plane = 16 + image @ (np.array([65.481, 128.553, 24.966]) / 255)
+    y: Plane = 16 + image @ LUMA
     # Halves go up in MATLAB.
     return np.floor(y + 0.5) if protocol == "A" else y
 

@@ -84,7 +84,7 @@ class RGSUDSettings(Settings):
     """What DEM takes as the clean part of O1 in stage 2: its U-Net, B1, or B_u."""
     rain_gain: float = Field(1.0, ge=1)
     """In half of the pseudo pairs the derainer sees the rain of O1 that many times weaker to stronger, at
-    random: fake rain varies less than real rain, of which a derainer then leaves the strongest. 1 is off."""
+    random: fake rain varies less than real rain, of which a derainer then leaves much. 1 is off."""
     self_reconstruction: float = 0.0
     """Factor on |G(B_r, F_r) - O_r|: the rain of an image, laid over its derained version, gives it back."""
     clean_identity: float = 0.0
