@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -33,10 +34,18 @@ _START_SECONDS = 90.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Of the loopback address; taken all at once, so that they differ."""
+    """Of the loopback address; taken all at once, so that they differ.
+
+    Below those that the kernel gives to who asks for any, and above those of Ray's workers: Ray opens many
+    ports before it comes to the ones it was told, and would have taken them itself now and then.
+    """
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
+        taken: list[int] = []
+        while len(taken) < count:
+            with contextlib.suppress(OSError):
+                opened = socket.create_server(("127.0.0.1", random.randrange(20_000, 32_000)))
+                taken.append(stack.enter_context(opened).getsockname()[1])
+        return taken
 
 
 class RayNodes:
