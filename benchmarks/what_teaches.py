@@ -62,31 +62,47 @@ class Row(NamedTuple):
     label: str
     settings: tuple[str, ...] = ()
     shared: str = "shared"
+    recipe: str = "rain100l-mini"
 
 
+NO_POOL = ("schedule.stage2_from=never", "schedule.recycle_from=2.0")
+ORACLE = "recycling.scorer=local:oracle?truth={truth}"
 RUNS: dict[str, Row] = {
-    "stage1": Row("stage 1 alone", ("schedule.stage2_from=never", "schedule.recycle_from=2.0")),
+    "stage1": Row("stage 1 alone", NO_POOL),
     "daclip": Row("both stages, default scorer", (LITE,)),
-    "oracle": Row("oracle: true PSNR", ("recycling.scorer=local:oracle?truth={truth}",)),
+    "oracle": Row("oracle: true PSNR", (ORACLE,)),
     "latest": Row("latest always wins", (LATEST,)),
     "random": Row("random scorer", ("recycling.scorer=local:random",)),
     "frozen": Row("pool frozen as stage 2 begins", (LITE, f"schedule.recycle_until={STAGE2}")),
     "teacher": Row("averaged weights as teacher, no pool", (LATEST, "method.teacher=true")),
-    "re_only": Row("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
-    "switch_only": Row("DEM's switch without L_re", (LITE, "method.lambda2=0")),
+    "re_only": Row("L_re without the rain of rewards", (LITE, "method.reward_rain.detail=0")),
+    "rain_only": Row("the rain of rewards without L_re", (LITE, "method.lambda2=0")),
     "minimum3": Row("minimum of the best 3 and the rainy image", (LITE, *MINIMUM)),
-    "minimum_latest3": Row("minimum of the last 3 and the rainy image", (LATEST, *MINIMUM)),
     "mean3": Row("mean of the best 3", (LITE, "recycling.keep=3", "recycling.reward=mean")),
-    "mean5": Row("mean of the last 5", (LATEST, "recycling.keep=5", "recycling.reward=mean")),
     "own": Row("candidates of the averaged weights", (LITE, "recycling.weights=averaged")),
 }
+GAN = {
+    **{name: RUNS[name] for name in ("stage1", "daclip", "oracle", "latest", "random", "minimum3")},
+    "re_only": Row("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
+    "switch_only": Row("DEM's switch without L_re", (LITE, "method.lambda2=0")),
+}
 RUNS |= {
-    f"plain_{name}": Row(f"rain of one strength: {label}", (*settings, "method.rain_gain=1"), "plain")
-    for name, (label, settings, _) in RUNS.items()
-    if name in ("stage1", "daclip", "oracle", "latest")
+    f"gan_{name}": Row(f"GAN: {row.label}", row.settings, "gan_shared", "rain100l-gan")
+    for name, row in GAN.items()
+}
+RUNS |= {
+    f"plain_{name}": Row(
+        f"GAN, rain of one strength: {GAN[name].label}",
+        (*GAN[name].settings, "method.rain_gain=1"),
+        "plain",
+        "rain100l-gan",
+    )
+    for name in ("stage1", "daclip", "oracle", "latest")
 }
 RUNS["true_rain"] = Row("supervised: true rain over other scenes", shared="")
 RUNS["supervised"] = Row("supervised: true pairs", shared="")
+FIRST = {"shared": "stage1", "gan_shared": "gan_stage1", "plain": "plain_stage1"}
+"""The run whose settings a shared part is run with."""
 
 
 class Domain(NamedTuple):
@@ -180,7 +196,7 @@ def configure(
     if record:
         settings.append(f"recycling.record={out}/seed{seed}/{run}/record")
     return load_config(
-        "rain100l-mini",
+        RUNS[run].recipe,
         [
             *(f"data.{key}={folder}" for key, folder in folders._asdict().items() if key != "truth"),
             f"runs={out}/seed{seed}",
@@ -306,8 +322,9 @@ def main() -> None:
             if not RUNS[name].shared:
                 supervised(config, name, training, chosen.evaluate_every)
                 continue
-            first = "plain_stage1" if RUNS[name].shared == "plain" else "stage1"
-            common = configure(folders, out, seed, first, chosen.seconds, chosen.evaluate_every)
+            common = configure(
+                folders, out, seed, FIRST[RUNS[name].shared], chosen.seconds, chosen.evaluate_every
+            )
             start = unpaired(common, RUNS[name].shared, training, SHARED, None)
             unpaired(config, name, training, 1.0, start)
 

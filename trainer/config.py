@@ -9,11 +9,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from trainer.data.rain import RainSearchSettings
 from trainer.errors import TrainerError
+from trainer.methods import METHODS, AnyMethodSettings
 from trainer.methods.rgsud import RGSUDSettings
 from trainer.models.derainers import DerainerSettings
 from trainer.rewards import Combination
-from trainer.settings import Settings
+from trainer.settings import Settings, nearest
 
 Moment = int | float
 """When something begins: 20000 is after 20,000 rainy crops; 0.5 is half-way through the run."""
@@ -38,6 +40,8 @@ class DataSettings(Settings):
     """Processes that load images; 0 loads in the training process."""
     cache_bytes: int = 2 << 30
     """Decoded images kept in memory, in each process that loads."""
+    rain_search: RainSearchSettings = RainSearchSettings()
+    """For a method that trains on found rain."""
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> DataSettings:
@@ -179,8 +183,8 @@ class Config(Settings):
     """A published configuration by name, or sizes."""
     identity_start: bool = True
     """Begin with a derainer that returns its input."""
-    method: RGSUDSettings = RGSUDSettings()
-    """The unpaired method."""
+    method: AnyMethodSettings = RGSUDSettings()
+    """`name: rgsud`, the paper's GAN, or `found-rain`, rain of the rainy photographs' flat places."""
     schedule: ScheduleSettings = ScheduleSettings()
     """Length and stages."""
     recycling: RecyclingSettings = RecyclingSettings()
@@ -190,10 +194,11 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _crop_divides(self) -> Config:
-        if self.data.crop % self.method.generator.downscale:
+        downscale = self.method.generator.downscale if isinstance(self.method, RGSUDSettings) else 1
+        if self.data.crop % downscale:
             raise ValueError(
-                f"data.crop {self.data.crop} is no multiple of method.generator.downscale "
-                f"{self.method.generator.downscale}: choose one that is"
+                f"data.crop {self.data.crop} is no multiple of method.generator.downscale {downscale}: "
+                "choose one that is"
             )
         return self
 
@@ -259,7 +264,9 @@ def _assign(tree: dict[str, Any], keys: list[str], value: Any, override: str) ->
 def _explain(problem: ValidationError) -> str:
     lines = []
     for error in problem.errors():
-        place = ".".join(str(part) for part in error["loc"])
+        place = ".".join(str(part) for part in error["loc"] if part not in METHODS)
         message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "union_tag_invalid":
+            message = f"unknown method '{error['ctx']['tag']}': {nearest(error['ctx']['tag'], METHODS)}"
         lines.append(f"{place}: {message}" if place else message)
     return "the configuration is not valid: " + "; ".join(lines) + "."

@@ -23,9 +23,10 @@ from trainer.aside import Aside
 from trainer.config import Config
 from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder, PairedFolder, check_training_data, named
+from trainer.data.rain import RainBank
 from trainer.errors import TrainerError
 from trainer.evaluation import Evaluation
-from trainer.methods.rgsud import RGSUD
+from trainer.methods import build_method
 from trainer.models.derainers import build_derainer
 from trainer.parallel import rank, wait_for_all, workers
 from trainer.plan import make_plan, out_of_reach
@@ -143,6 +144,9 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
         pairs = (data.validation_rainy, data.validation_clean)
     checked = check_training_data(data.rainy, data.clean, data.crop, pairs)
     rainy = ImageFolder(data.rainy)
+    bank = None
+    if config.method.finds_rain:
+        bank = RainBank(rainy, data.rain_search, crop=data.crop, seed=config.seed)
     batches = UnpairedBatches(
         rainy,
         ImageFolder(data.clean),
@@ -152,6 +156,7 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
         rank=rank(),
         world=workers(),
         cache_bytes=data.cache_bytes,
+        bank=bank,
     )
     if rank() == 0:
         _write(config.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
@@ -159,7 +164,7 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
 
     torch.manual_seed(config.seed)
     derainer = build_derainer(config.derainer, identity_start=config.identity_start)
-    method = RGSUD(config.method, derainer, _device(config.device))
+    method = build_method(config.method, derainer, _device(config.device))
 
     chosen = config.recycling
     scorer = open_scorer(chosen.scorer)
@@ -199,6 +204,8 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
         }
         reporter = stack.enter_context(Reporter(config, rainy, validation, aside, recycler, troubles, views))
     reporter.notice(f"{checked.rainy.count} rainy and {checked.clean.count} clean images.", progress)
+    if bank is not None:
+        reporter.notice(f"Rain was found in front of flat places of {len(bank)} images.", progress)
     if checked.leaked:
         reporter.notice(
             f"Validation images that are trained on, so figures flatter: {named(checked.leaked)}", progress

@@ -14,7 +14,7 @@ import torch
 from pool_store.client import Pool
 from trainer.config import Config
 from trainer.errors import TrainerError
-from trainer.methods.rgsud import RGSUD
+from trainer.methods.base import Method
 from trainer.models.derainers import resolve
 
 
@@ -40,7 +40,7 @@ class TrainingState:
     """
 
     config: Config
-    method: RGSUD
+    method: Method
     progress: Progress
     pool: Pool | None = None
 
@@ -78,9 +78,7 @@ def networks(config: Config) -> dict[str, Any]:
     """The settings that decide which weights fit, flat, by dotted key."""
     parts = {
         "derainer": resolve(config.derainer),
-        "method.generator": config.method.generator,
-        "method.dem": config.method.dem,
-        "method.discriminator": config.method.discriminator,
+        **{f"method.{name}": getattr(config.method, name) for name in config.method.networks},
     }
     return {
         f"{part}.{key}": value for part, sizes in parts.items() for key, value in sizes.model_dump().items()

@@ -17,7 +17,7 @@ from trainer.data.crops import UnpairedBatch, UnpairedBatches
 from trainer.data.folders import ImageFolder
 from trainer.errors import TrainerError
 from trainer.inference import derain_image
-from trainer.methods.rgsud import RGSUD
+from trainer.methods.base import Method
 from trainer.parallel import as_worker_0, rank, wait_for_all, workers
 from trainer.recycling import Recycler
 from trainer.report import Reporter, SilentReporter
@@ -33,7 +33,7 @@ class Job:
     config: Config
     rainy: ImageFolder
     batches: UnpairedBatches
-    method: RGSUD
+    method: Method
     pool: Aside
     recycler: Recycler
     rewards: RewardReader
@@ -59,12 +59,13 @@ def train(job: Job) -> None:
         started = job.clock()
         batch, (waited, upcoming) = upcoming, _timed(batches)
         O_r, B_u = _to(method, batch.rainy), _to(method, batch.clean)
+        R = None if batch.rain is None else _to(method, batch.rain)
         if progress.stage == 1:
-            losses = method.step(O_r, B_u)
+            losses = method.step(O_r, B_u, R=R)
         else:
             B_rw, rewarded = job.rewards.crops(batch.crops)
             job.rewards.prepare(upcoming.crops)
-            losses = method.step(O_r, B_u, _to(method, B_rw), rewarded.to(method.device))
+            losses = method.step(O_r, B_u, _to(method, B_rw), rewarded.to(method.device), R)
         _check(losses, progress)
 
         progress.steps += 1
@@ -172,7 +173,7 @@ def save(job: Job) -> None:
     job.copies.renew()
 
 
-def _to(method: RGSUD, images: Tensor) -> Tensor:
+def _to(method: Method, images: Tensor) -> Tensor:
     """Crops as the networks take them: float in [0,1], channels_last, on the device."""
     images = images.to(method.device, non_blocking=True)
     images = images.float().div_(255) if images.dtype == torch.uint8 else images

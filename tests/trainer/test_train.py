@@ -19,6 +19,7 @@ from pool_store.client import open_pool
 from trainer import launch, report
 from trainer.config import Config
 from trainer.errors import TrainerError
+from trainer.methods import METHODS
 from trainer.methods.rgsud import RGSUD
 from trainer.models.derainers import load_derainer
 from trainer.state import Checkpoints, writing
@@ -32,6 +33,14 @@ def _with(config: Config, **sections: dict[str, Any]) -> Config:
     tree = config.model_dump(mode="json")
     for section, values in sections.items():
         tree[section].update(values)
+    return Config.model_validate(tree)
+
+
+def _on_found_rain(config: Config) -> Config:
+    """The same run by the other method; the small photographs are anything but flat."""
+    tree = config.model_dump(mode="json")
+    tree["method"] = {"name": "found-rain", "rain_gain": 2.0, "reward_rain": {"detail": 0.5}}
+    tree["data"]["rain_search"] = {"chroma": 1.0, "below": 1.0, "brightest": 1.0}
     return Config.model_validate(tree)
 
 
@@ -91,7 +100,11 @@ def test_a_pool_can_stay_as_it_is_from_some_moment_on(config: Config) -> None:
         pool.close()
 
 
-def test_an_interrupted_run_resumes_exactly(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_run_resumes_exactly(
+    config: Config, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _on_found_rain(config) if method == "found-rain" else config
     straight = config.model_copy(update={"name": "straight"})
     launch.run(straight, console=_quiet())
 
@@ -109,12 +122,30 @@ def test_an_interrupted_run_resumes_exactly(config: Config, monkeypatch: pytest.
     launch.run(config, resume=True, console=_quiet())
 
     ours, theirs = (Checkpoints(c.folder / "checkpoints", 3).load() for c in (config, straight))
-    for part in ("derainer", "averaged", "G", "DEM", "D"):
+    assert {"derainer", "averaged"} <= set(theirs["method"])
+    for part in {"derainer", "averaged", "G", "DEM", "D"} & set(theirs["method"]):
         for key, value in theirs["method"][part].items():
             assert torch.equal(ours["method"][part][key], value), f"{part}.{key}"
     assert {k: v for k, v in ours["progress"].items() if k != "seconds"} == {
         k: v for k, v in theirs["progress"].items() if k != "seconds"
     }
+
+
+def test_a_run_on_found_rain_goes_through_both_stages(config: Config) -> None:
+    config = _on_found_rain(config)
+    assert launch.run(config, console=_quiet()).stage == 2
+    steps = _lines(config, "step")
+    assert [set(line) & {"loss/re", "loss/adv", "loss/D"} for line in steps] == 3 * [set()] + 3 * [
+        {"loss/re"}
+    ]
+    assert any("flat places of 4 images" in line["text"] for line in _lines(config, "notice"))
+    assert load_derainer(config.folder)(torch.rand(1, 3, 17, 21)).shape == (1, 3, 17, 21)
+
+
+def test_a_run_on_found_rain_says_so_where_there_is_none(config: Config) -> None:
+    config = _with(_on_found_rain(config), data={"rain_search": {"chroma": 1e-9}})
+    with pytest.raises(TrainerError, match="no flat place"):
+        launch.run(config, console=_quiet())
 
 
 def test_ctrl_c_saves_and_resume_completes(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,8 +168,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_its_checkpoints(
 ) -> None:
     original = RGSUD.step
 
-    def step(self: RGSUD, *args: Any) -> dict[str, torch.Tensor]:
-        losses = original(self, *args)
+    def step(self: RGSUD, *args: Any, **named: Any) -> dict[str, torch.Tensor]:
+        losses = original(self, *args, **named)
         return {**losses, "psnr": torch.tensor(float("nan"))} if self.steps == 8 else losses
 
     monkeypatch.setattr(RGSUD, "step", step)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from trainer.data.folders import Image, ImageFolder, PairedFolder
+from trainer.data.rain import RainBank
 from trainer.errors import TrainerError
 
 CACHE_BYTES = 2 << 30
@@ -51,6 +52,8 @@ class UnpairedBatch:
     clean: Tensor
     crops: list[Crop]
     """Where the rainy ones were cut."""
+    rain: Tensor | None = None
+    """Rain found in rainy photographs, uint8 N,1,c,c, to be added to the clean crops."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class UnpairedBatches(Dataset[UnpairedBatch]):
 
     `crop` in pixels; `batch` is the number of crops of each domain a rank takes; within an epoch of a domain
     the `world` ranks share its images out without overlap. Decoded images are kept in memory up to
-    `cache_bytes`, half of it for either domain.
+    `cache_bytes`, half of it for either domain. With a `bank` each batch comes with rain of it.
     """
 
     def __init__(
@@ -169,7 +172,9 @@ class UnpairedBatches(Dataset[UnpairedBatch]):
         rank: int = 0,
         world: int = 1,
         cache_bytes: int = CACHE_BYTES,
+        bank: RainBank | None = None,
     ) -> None:
+        self.bank = bank
         self.rainy, self.clean = (
             _CropStream(
                 folder.ids,
@@ -189,7 +194,10 @@ class UnpairedBatches(Dataset[UnpairedBatch]):
         """Batch `number`, counted from 0: the same in every process and in any order of calls."""
         crops, (rainy,) = self.rainy.draw(number)
         _, (clean,) = self.clean.draw(number)
-        return UnpairedBatch(rainy, clean, crops)
+        if self.bank is None:
+            return UnpairedBatch(rainy, clean, crops)
+        rain = self.bank.draw(number * self.clean.world + self.clean.rank, len(clean))
+        return UnpairedBatch(rainy, clean, crops, rain)
 
     __getitem__ = batch
 

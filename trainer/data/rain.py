@@ -1,0 +1,150 @@
+"""Rain as it is in the rainy photographs themselves, found where the scene behind it is flat.
+
+A rainy image is scene plus rain. Where the scene is a smooth gradient (sky, walls, blurred background) it can
+be told from the few pixels without rain, and what lies above it is rain: no network, no clean side, no
+assumption about the shape of streaks. Laid over clean photographs of other scenes it gives training pairs
+whose rain is real. Noise was taken from smooth places in this way for denoising (Chen et al., CVPR 2018).
+
+Three properties of rain are used: it only adds light, it is nearly grey, and it leaves gaps. Fog leaves none,
+and is not found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from trainer.data.folders import Image, ImageFolder
+from trainer.errors import TrainerError
+from trainer.settings import Settings
+
+WINDOW, STRIDE = 32, 8
+"""Side of the squares that are tested for flatness, and between two of them, pixels."""
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_GAPS = 0.15
+"""Quantile of a window at which the scene behind the rain is looked for."""
+_REWEIGHTINGS = 12
+_FULL = 0.3
+"""Weight of overlapping windows from which on a pixel's rain counts fully; below it fades out."""
+_LARGEST = 1024
+_SEARCH, _DRAW = 2, 3
+
+
+class RainSearchSettings(Settings):
+    """Where in rainy photographs the scene counts as flat."""
+
+    images: int = Field(400, ge=1)
+    """Rainy images that are searched, at most."""
+    chroma: float = Field(0.010, gt=0)
+    """Standard deviation of R-G and B-G, in [0,1], up to which a window may be flat."""
+    below: float = Field(0.005, gt=0)
+    """Root mean square of what lies below the scene's plane, in [0,1], up to which it is: rain only adds."""
+    brightest: float = Field(0.75, gt=0, le=1)
+    """Mean luma up to which rain shows its full strength: over bright sky it is cut off."""
+    coverage: float = Field(0.4, gt=0, le=1)
+    """Share of a crop that must be flat for its rain to be used."""
+
+
+@dataclass(frozen=True)
+class RainMap:
+    """What was found in one image: float32 H,W each."""
+
+    light: NDArray[np.float32]
+    """What the rain adds, in [0,1]; zero where the scene is not flat."""
+    found: NDArray[np.float32]
+    """Where it is, 0 to 1, fading at the edges."""
+
+
+def find_rain(image: Image, settings: RainSearchSettings) -> RainMap:
+    """The rain in front of the flat places of an image, uint8 H,W,3."""
+    height, width = image.shape[:2]
+    weight = np.zeros((height, width), np.float32)
+    light = np.zeros((height, width), np.float32)
+    scaled = image.astype(np.float32) / 255
+    ramp = np.hanning(WINDOW + 2)[1:-1].astype(np.float32)
+    window = np.outer(ramp, ramp)
+    for top in range(0, height - WINDOW + 1, STRIDE):
+        row = sliding_window_view(scaled[top : top + WINDOW], (WINDOW, WINDOW), (0, 1))[0, ::STRIDE]
+        kept, above = _above_plane(np.ascontiguousarray(row.reshape(len(row), 3, -1)), settings)
+        for left, added in zip(STRIDE * kept, above, strict=True):
+            box = np.s_[top : top + WINDOW, left : left + WINDOW]
+            light[box] += window * added.reshape(WINDOW, WINDOW)
+            weight[box] += window
+    found = np.minimum(weight / _FULL, 1)
+    return RainMap(light / np.maximum(weight, 1e-6) * found, found)
+
+
+def _above_plane(
+    windows: NDArray[np.float32], settings: RainSearchSettings
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Which windows M,3,K are flat, and the light N,K above the plane of the scene behind them."""
+    luma = np.einsum("nck,c->nk", windows, LUMA)
+    chroma = np.stack((windows[:, 0] - windows[:, 1], windows[:, 2] - windows[:, 1])).std(axis=2).max(axis=0)
+    kept = np.flatnonzero((chroma < settings.chroma) & (luma.mean(axis=1) < settings.brightest))
+    luma = luma[kept]
+    y, x = np.mgrid[:WINDOW, :WINDOW].reshape(2, -1) / WINDOW - 0.5
+    basis = np.stack((np.ones_like(x), x, y), 1).astype(np.float32)
+    products = (basis[:, :, None] * basis[:, None, :]).reshape(-1, 9)
+    # Quantile regression: least squares, weighted anew by what each pixel is above or below the plane.
+    weights = np.ones_like(luma)
+    above = luma
+    for _ in range(_REWEIGHTINGS):
+        normal = (weights @ products).reshape(-1, 3, 3) + 1e-6 * np.eye(3, dtype=np.float32)
+        plane = np.linalg.solve(normal, ((weights * luma) @ basis)[:, :, None])[:, :, 0]
+        above = luma - plane @ basis.T
+        weights = np.where(above > 0, _GAPS, 1 - _GAPS).astype(np.float32) / np.maximum(np.abs(above), 2e-3)
+    below = np.sqrt(np.square(np.minimum(above, 0)).mean(axis=1))
+    flat = below < settings.below
+    return kept[flat], above[flat].clip(min=0)
+
+
+class RainBank:
+    """The rain of a folder's flat places, to be laid over clean crops.
+
+    Args:
+        rainy: where it is looked for. TrainerError where less is found than a crop needs.
+        crop: side of the crops, pixels.
+        seed: of which images are searched and of what is drawn.
+    """
+
+    def __init__(self, rainy: ImageFolder, settings: RainSearchSettings, *, crop: int, seed: int) -> None:
+        self.crop, self.seed = crop, seed
+        self._maps: list[NDArray[np.uint8]] = []
+        self._corners: list[NDArray[np.intp]] = []
+        order = np.random.default_rng((seed, _SEARCH)).permutation(len(rainy))[: settings.images]
+        for index in sorted(order.tolist()):
+            rain = find_rain(rainy.load(index)[:_LARGEST, :_LARGEST], settings)
+            if min(rain.found.shape) < crop:
+                continue
+            boxes = sliding_window_view(rain.found, (crop, crop))[::STRIDE, ::STRIDE]
+            corners = STRIDE * np.argwhere(boxes.mean(axis=(2, 3)) > settings.coverage)
+            if len(corners):
+                self._maps.append(np.rint(255 * rain.light).astype(np.uint8))
+                self._corners.append(corners)
+        if not self._maps:
+            raise TrainerError(
+                f"no flat place of {crop}x{crop} pixels was found in {len(order)} images of {rainy.root}: "
+                "take larger data.rain_search.below and .chroma, a smaller .coverage, or method.name=rgsud."
+            )
+
+    def __len__(self) -> int:
+        """Images that rain was found in."""
+        return len(self._maps)
+
+    def draw(self, number: int, count: int) -> Tensor:
+        """Rain for batch `number`, uint8 count,1,c,c: the same in every process and in any order of calls."""
+        rng = np.random.default_rng((self.seed, _DRAW, number))
+        return torch.from_numpy(np.stack([self._cut(rng) for _ in range(count)])[:, None])
+
+    def _cut(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        image = rng.integers(len(self._maps))
+        top, left = self._corners[image][rng.integers(len(self._corners[image]))]
+        rain = self._maps[image][top : top + self.crop, left : left + self.crop]
+        # Mirrored either way: a streak looks the same from below.
+        return np.ascontiguousarray(rain[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))])

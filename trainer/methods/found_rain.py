@@ -1,0 +1,110 @@
+"""Training on rain that was found in the rainy photographs themselves, and on the rewards.
+
+No GAN: the pseudo pairs are clean crops under rain from flat places of rainy photographs
+(trainer/data/rain.py). In stage 2 the rewards show where else the scene is smooth, and so the rain before it,
+in nearly every photograph: it is laid over clean crops too. L_re teaches the real crops.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainer.losses import gaussian_blur, psnr_loss, ssim_loss
+from trainer.methods.base import Method, MethodSettings
+from trainer.parallel import average_gradients
+from trainer.settings import Settings
+
+
+class RewardRainSettings(Settings):
+    """Rain before the smooth places of a reward."""
+
+    detail: float = Field(0.035, ge=0)
+    """Root mean square, in [0,1], of the detail that the reward may have there; 0 is no rain of rewards."""
+    sigma: float = Field(3.0, gt=0)
+    """Of the Gaussian that detail is what is left of, pixels."""
+    window: int = Field(31, ge=3)
+    """Side of the squares that are looked at, odd, pixels."""
+    brightest: float = Field(0.75, gt=0, le=1)
+    """Mean of the scene up to which rain shows its full strength: over bright sky it is cut off."""
+    coverage: float = Field(0.4, gt=0, le=1)
+    """Share of a crop that must be smooth for its rain to be used."""
+
+
+class FoundRainSettings(MethodSettings):
+    """What the method adds to those of all."""
+
+    finds_rain = True
+    name: Literal["found-rain"] = "found-rain"
+    """Of the method."""
+    reward_rain: RewardRainSettings = RewardRainSettings()
+    """Stage 2."""
+
+
+def rain_before(reward: Tensor, image: Tensor, settings: RewardRainSettings) -> tuple[Tensor, Tensor]:
+    """The rain in front of the smooth places of a scene, as its reward shows it.
+
+    There the scene is taken for its blurred self: what the reward has left of streaks is detail, and counts
+    as rain. Left out are squares with more detail than was taken from them, which is scene for the most part.
+
+    Args:
+        reward, image: B_rw and O_r, N,3,H,W in [0,1].
+
+    Returns:
+        Light N,1,H,W, zero elsewhere, and the share of each crop that is smooth, N.
+    """
+
+    def mean(image: Tensor, side: int) -> Tensor:
+        return F.avg_pool2d(image, side, stride=1, padding=side // 2, count_include_pad=False)
+
+    reward, image = reward.mean(dim=1, keepdim=True), image.mean(dim=1, keepdim=True)
+    kernel = 2 * round(2.5 * settings.sigma) + 1
+    scene = gaussian_blur(torch.minimum(reward, image), kernel, settings.sigma)
+    detail = mean((reward - scene).square(), settings.window)
+    taken = mean((image - reward).square(), settings.window)
+    smooth = (detail < settings.detail**2) & (detail < taken)
+    smooth = (smooth & (mean(scene, settings.window) < settings.brightest)).float()
+    light = (image - scene).clamp(min=0) * smooth * mean(smooth, 9)
+    return light, smooth.mean(dim=(1, 2, 3))
+
+
+class FoundRain(Method):
+    """A derainer on found rain; no other network."""
+
+    def __init__(
+        self, settings: FoundRainSettings, derainer: nn.Module, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(settings, derainer, device)
+        self.settings = settings
+
+    def _update(
+        self, O_r: Tensor, B_u: Tensor, B_rw: Tensor | None, rewarded: Tensor | None, R: Tensor | None
+    ) -> dict[str, Tensor]:
+        assert R is not None, "the data of this method come with found rain"
+        s = self.settings
+        if B_rw is not None and s.reward_rain.detail:
+            light, share = rain_before(B_rw, O_r, s.reward_rain)
+            enough = share > s.reward_rain.coverage
+            enough = enough if rewarded is None else enough & rewarded
+            R = torch.where(enough[:, None, None, None], light, R)
+        # The sum of a photograph and rain is cut off where it is white.
+        O1 = (B_u + self._gains(len(B_u)) * R).clamp(0, 1)
+        with self._autocast():
+            reinforces = B_rw is not None and s.lambda2 > 0
+            derained = self.Der(torch.cat((O1, O_r)) if reinforces else O1)
+            B1, B_r = derained[: len(O1)], derained[len(O1) :]
+            losses = {"psnr": psnr_loss(B1, B_u), "ssim": ssim_loss(B1, B_u)}
+            total = s.lambda1 * (losses["psnr"] + losses["ssim"])
+            if B_rw is not None and reinforces and (found := self._reinforcement(B_r, B_rw, rewarded)):
+                losses["re"], weighted = found
+                total = total + weighted
+
+        self.derainer_optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(total)
+        average_gradients(self.derainer.parameters())
+        self.derainer_optimizer.step()
+        return {name: value.detach() for name, value in losses.items()}
