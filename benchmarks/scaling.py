@@ -2,12 +2,12 @@
 
     python benchmarks/scaling.py [--quick] [--json FILE] [--page FILE]
 
-The recipe `demo` on its own data, by the trainer's own loop. All variants take turns: candidates every so
-many steps; within the step (`synchronous`), beside it with the scorer in this process (`launch: inline`), or
-beside it with the scorer on Ray Serve (`launch: ray`). A turn ends when all its candidates are decided.
-Ratios are of turns in one round, and medians over rounds. What deraining and scoring a candidate take by
-themselves, with all cores, is measured in each round too: what a step loses beyond that is the price of doing
-it beside.
+The recipe `rain100l-gan` on demonstration data, by the trainer's own loop. All variants take turns:
+candidates every so many steps; within the step (`synchronous`), beside it with the scorer in this process
+(`launch: inline`), or beside it with the scorer on Ray Serve (`launch: ray`). A turn ends when all its
+candidates are decided. Ratios are of turns in one round, and medians over rounds. What deraining and
+scoring a candidate take by themselves, with all cores, is measured in each round too: what a step loses
+beyond that is the price of doing it beside.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class Subject:
 
 
 def configure(data: DemoData, runs: Path, name: str, **recycling: Any) -> Config:
-    """The recipe `demo`, without end, reports, or stage 2."""
+    """The recipe `rain100l-gan`, without end, reports, or stage 2."""
     settings = [
         f"name={name}",
         f"runs={runs}",
@@ -204,7 +204,7 @@ def configure(data: DemoData, runs: Path, name: str, **recycling: Any) -> Config
         *(f"report.{what}_every={NEVER}" for what in ("evaluate", "sheet", "checkpoint")),
         *(f"recycling.{key}={value}" for key, value in recycling.items()),
     ]
-    return load_config("demo", settings)
+    return load_config("rain100l-gan", settings)
 
 
 @contextmanager
@@ -326,7 +326,7 @@ def measure(effort: Effort, say: Callable[[str], object]) -> dict[str, float]:
         data = write_demo_data(folder / "data")
         base = configure(data, folder, "base", scorer=SCORER)
         say("parts of a step and of a candidate")
-        parts = step_parts("demo", base.data.crop, base.data.batch, effort.repeats, data.rainy)
+        parts = step_parts("rain100l-gan", base.data.crop, base.data.batch, effort.repeats, data.rainy)
         figures |= {f"step_{name}": value for name, value in parts.items()}
         figures |= candidate_parts(data, folder / "parts", effort.repeats)
         say("candidates, from submission to decision")

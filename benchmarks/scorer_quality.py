@@ -306,7 +306,7 @@ def page(results: dict[str, dict[str, float]], judged: Judged, records: list[Pat
     runs = ", ".join(f"{path.parent.parent.name}/{path.parent.name}" for path in records)
     return f"""# How scorers order the candidates of real runs
 
-{len(judged.versions)} candidates of the runs {runs} (recipe `rain100l-mini`), {len(judged.groups)} groups of
+{len(judged.versions)} candidates of the runs {runs} (recipe `rain100l-gan`), {len(judged.groups)} groups of
 one run and one image; the best of a group is {statistics.fmean(spread):.2f} dB above its worst in the mean.
 `python benchmarks/scorer_quality.py DATA --records RUN/record ... --baselines DIR`,
 {platform.machine()}, Python {platform.python_version()}. What the columns mean stands at the head of

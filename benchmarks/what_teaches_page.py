@@ -47,8 +47,9 @@ def draw(found: Found, labels: Mapping[str, str], path: Path) -> None:
     """The three measures of averaged (raw: thin) weights, and the true PSNR of the pool, over time."""
     figure, axes = plt.subplots(2, 2, figsize=(13, 8), constrained_layout=True)
     panels = zip(axes.flat[:3], ("psnr_y", "ssim_y", "psnr_rgb"), strict=True)
-    colours = dict(zip(labels, plt.get_cmap("tab20").colors, strict=False))  # type: ignore[attr-defined]
     shown = {key: lines for key, lines in found.items() if key[0] not in BOUNDS}
+    names = dict.fromkeys(name for name, _ in shown)
+    colours = dict(zip(names, plt.get_cmap("tab20").colors, strict=False))  # type: ignore[attr-defined]
     for axis, metric in panels:
         for (name, _), lines in shown.items():
             minutes = [line["seconds"] / 60 for line in lines]
@@ -66,7 +67,7 @@ def draw(found: Found, labels: Mapping[str, str], path: Path) -> None:
         pooled = [line for line in lines if line.get("pool_psnr_y")]
         minutes = [line["seconds"] / 60 for line in pooled]
         axes.flat[3].plot(minutes, [line["pool_psnr_y"] for line in pooled], color=colours[name])
-    for name in dict.fromkeys(name for name, _ in shown):
+    for name in names:
         axes.flat[3].plot([], [], color=colours[name], label=labels[name])
     axes.flat[3].set(xlabel="minutes", ylabel="true PSNR-Y of what the pool serves")
     axes.flat[3].legend(fontsize=7)
@@ -75,10 +76,11 @@ def draw(found: Found, labels: Mapping[str, str], path: Path) -> None:
 
 
 def figures(found: Found) -> dict[str, float]:
-    """Flat figures: mean and spread (maximum less minimum) of each run's last five evaluations."""
+    """Flat figures: mean and spread (maximum less minimum) of the evaluations in a run's last fifth."""
     flat: dict[str, float] = {}
     for (name, seed), lines in found.items():
-        run, last = f"{name}_seed{seed}", lines[-5:]
+        run = f"{name}_seed{seed}"
+        last = [line for line in lines if line["seconds"] > 0.8 * lines[-1]["seconds"]]
         flat |= {f"input_{metric}": value for metric, value in lines[-1]["input"].items()}
         flat[f"{run}_steps"] = lines[-1]["steps"]
         if lines[-1].get("pool_psnr_y"):
