@@ -25,7 +25,7 @@ from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder, PairedFolder, check_training_data, named
 from trainer.data.rain import RainBank
 from trainer.errors import TrainerError
-from trainer.evaluation import Evaluation
+from trainer.evaluation import Evaluation, Panel, contact_sheet
 from trainer.methods import build_method
 from trainer.models.derainers import build_derainer
 from trainer.parallel import rank, wait_for_all, workers
@@ -144,20 +144,6 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
         pairs = (data.validation_rainy, data.validation_clean)
     checked = check_training_data(data.rainy, data.clean, data.crop, pairs)
     rainy = ImageFolder(data.rainy)
-    bank = None
-    if config.method.finds_rain:
-        bank = RainBank(rainy, data.rain_search, crop=data.crop, seed=config.seed)
-    batches = UnpairedBatches(
-        rainy,
-        ImageFolder(data.clean),
-        crop=data.crop,
-        batch=data.batch,
-        seed=config.seed,
-        rank=rank(),
-        world=workers(),
-        cache_bytes=data.cache_bytes,
-        bank=bank,
-    )
     if rank() == 0:
         _write(config.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         _write(config.folder / "environment.json", json.dumps(_environment(), indent=2))
@@ -204,12 +190,21 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
         }
         reporter = stack.enter_context(Reporter(config, rainy, validation, aside, recycler, troubles, views))
     reporter.notice(f"{checked.rainy.count} rainy and {checked.clean.count} clean images.", progress)
-    if bank is not None:
-        reporter.notice(f"Rain was found in front of flat places of {len(bank)} images.", progress)
     if checked.leaked:
         reporter.notice(
             f"Validation images that are trained on, so figures flatter: {named(checked.leaked)}", progress
         )
+    batches = UnpairedBatches(
+        rainy,
+        ImageFolder(data.clean),
+        crop=data.crop,
+        batch=data.batch,
+        seed=config.seed,
+        rank=rank(),
+        world=workers(),
+        cache_bytes=data.cache_bytes,
+        bank=_find_rain(config, rainy, reporter, progress) if config.method.finds_rain else None,
+    )
     return Job(
         config=config,
         rainy=rainy,
@@ -223,6 +218,23 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
         copies=copies,
         state=TrainingState(config, method, progress, pool),
     )
+
+
+def _find_rain(
+    config: Config, rainy: ImageFolder, reporter: Reporter | SilentReporter, progress: Progress
+) -> RainBank:
+    """Rain for the pseudo pairs, and a picture of it."""
+    reporter.notice("Looking for rain in front of flat places ...", progress)
+    bank = RainBank(rainy, config.data.rain_search, crop=config.data.crop, seed=config.seed)
+    picture = config.folder / "samples" / "found-rain.png"
+    if rank() == 0:
+        rows = [
+            [Panel(image, f"rainy {id}"), Panel(light, "rain found in it, three times as bright")]
+            for id, image, light in bank.examples(4)
+        ]
+        contact_sheet(rows, picture)
+    reporter.notice(f"Rain was found in {len(bank)} of {bank.searched} images: see {picture}.", progress)
+    return bank
 
 
 def _summarise(job: Job, measured: Evaluation | None) -> Summary:

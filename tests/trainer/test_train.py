@@ -138,7 +138,8 @@ def test_a_run_on_found_rain_goes_through_both_stages(config: Config) -> None:
     assert [set(line) & {"loss/re", "loss/adv", "loss/D"} for line in steps] == 3 * [set()] + 3 * [
         {"loss/re"}
     ]
-    assert any("flat places of 4 images" in line["text"] for line in _lines(config, "notice"))
+    assert (config.folder / "samples" / "found-rain.png").stat().st_size > 0
+    assert any("Rain was found in 4 of 4 images" in line["text"] for line in _lines(config, "notice"))
     assert load_derainer(config.folder)(torch.rand(1, 3, 17, 21)).shape == (1, 3, 17, 21)
 
 

@@ -11,10 +11,13 @@ and is not found.
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from pydantic import Field
@@ -32,14 +35,15 @@ _GAPS = 0.15
 _REWEIGHTINGS = 12
 _FULL = 0.3
 """Weight of overlapping windows from which on a pixel's rain counts fully; below it fades out."""
-_LARGEST = 1024
+_LARGEST = 512
+"""Side of the part of an image that is searched, its upper left: skies are as good as any place."""
 _SEARCH, _DRAW = 2, 3
 
 
 class RainSearchSettings(Settings):
     """Where in rainy photographs the scene counts as flat."""
 
-    images: int = Field(400, ge=1)
+    images: int = Field(200, ge=1)
     """Rainy images that are searched, at most."""
     chroma: float = Field(0.010, gt=0)
     """Standard deviation of R-G and B-G, in [0,1], up to which a window may be flat."""
@@ -104,6 +108,15 @@ def _above_plane(
     return kept[flat], above[flat].clip(min=0)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """In the image of that number: uint8 H,W light, and N,2 corners of crops with enough of it."""
+
+    index: int
+    light: NDArray[np.uint8]
+    corners: NDArray[np.intp]
+
+
 class RainBank:
     """The rain of a folder's flat places, to be laid over clean crops.
 
@@ -114,28 +127,42 @@ class RainBank:
     """
 
     def __init__(self, rainy: ImageFolder, settings: RainSearchSettings, *, crop: int, seed: int) -> None:
-        self.crop, self.seed = crop, seed
-        self._maps: list[NDArray[np.uint8]] = []
-        self._corners: list[NDArray[np.intp]] = []
+        self.rainy, self.settings, self.crop, self.seed = rainy, settings, crop, seed
         order = np.random.default_rng((seed, _SEARCH)).permutation(len(rainy))[: settings.images]
-        for index in sorted(order.tolist()):
-            rain = find_rain(rainy.load(index)[:_LARGEST, :_LARGEST], settings)
-            if min(rain.found.shape) < crop:
-                continue
-            boxes = sliding_window_view(rain.found, (crop, crop))[::STRIDE, ::STRIDE]
-            corners = STRIDE * np.argwhere(boxes.mean(axis=(2, 3)) > settings.coverage)
-            if len(corners):
-                self._maps.append(np.rint(255 * rain.light).astype(np.uint8))
-                self._corners.append(corners)
-        if not self._maps:
+        self.searched = len(order)
+        """Images that were looked at."""
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            searched = threads.map(self._search, sorted(order.tolist()))
+            self._found = [found for found in searched if len(found.corners)]
+        if not self._found:
             raise TrainerError(
-                f"no flat place of {crop}x{crop} pixels was found in {len(order)} images of {rainy.root}: "
+                f"no flat place of {crop}x{crop} pixels was found in {self.searched} images of {rainy.root}: "
                 "take larger data.rain_search.below and .chroma, a smaller .coverage, or method.name=rgsud."
             )
 
+    def _search(self, index: int) -> _Found:
+        rain = find_rain(self._part(index), self.settings)
+        if min(rain.found.shape) < self.crop:
+            return _Found(index, np.empty((0, 0), np.uint8), np.empty((0, 2), np.intp))
+        covered = F.avg_pool2d(torch.from_numpy(rain.found)[None], self.crop, STRIDE)[0].numpy()
+        corners = STRIDE * np.argwhere(covered > self.settings.coverage)
+        return _Found(index, np.rint(255 * rain.light).astype(np.uint8), corners)
+
+    def _part(self, index: int) -> Image:
+        return self.rainy.load(index)[:_LARGEST, :_LARGEST]
+
     def __len__(self) -> int:
         """Images that rain was found in."""
-        return len(self._maps)
+        return len(self._found)
+
+    def examples(self, count: int) -> list[tuple[str, Image, Image]]:
+        """Of those with most of it: id, what was searched, and the rain in it three times as bright."""
+        most = sorted(self._found, key=lambda found: -len(found.corners))[:count]
+        bright = [np.minimum(found.light.astype(np.uint16) * 3, 255).astype(np.uint8) for found in most]
+        return [
+            (self.rainy.ids[found.index], self._part(found.index), np.stack([light] * 3, axis=2))
+            for found, light in zip(most, bright, strict=True)
+        ]
 
     def draw(self, number: int, count: int) -> Tensor:
         """Rain for batch `number`, uint8 count,1,c,c: the same in every process and in any order of calls."""
@@ -143,8 +170,8 @@ class RainBank:
         return torch.from_numpy(np.stack([self._cut(rng) for _ in range(count)])[:, None])
 
     def _cut(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        image = rng.integers(len(self._maps))
-        top, left = self._corners[image][rng.integers(len(self._corners[image]))]
-        rain = self._maps[image][top : top + self.crop, left : left + self.crop]
+        found = self._found[rng.integers(len(self._found))]
+        top, left = found.corners[rng.integers(len(found.corners))]
+        rain = found.light[top : top + self.crop, left : left + self.crop]
         # Mirrored either way: a streak looks the same from below.
         return np.ascontiguousarray(rain[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))])

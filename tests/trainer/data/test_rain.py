@@ -94,6 +94,14 @@ class TestBank:
         assert not torch.equal(other.draw(0, 2), ahead[0])
         assert not torch.equal(ahead[0], ahead[1])
 
+    def test_examples_show_what_was_found_where(self, folder):
+        examples = RainBank(folder, SETTINGS, crop=64, seed=0).examples(2)
+        assert len(examples) == 2
+        for id, shown, light in examples:
+            assert np.array_equal(shown, folder.load_id(id))
+            assert light.shape == shown.shape
+            assert np.corrcoef(light[32:96, 32:128, 0].ravel(), shown[32:96, 32:128, 0].ravel())[0, 1] > 0.8
+
     def test_no_more_images_are_searched_than_are_wanted(self, folder):
         assert len(RainBank(folder, RainSearchSettings(images=2), crop=64, seed=0)) <= 2
 
