@@ -81,6 +81,11 @@ RUNS: dict[str, Row] = {
     "mean3": Row("mean of the best 3", (LITE, "recycling.keep=3", "recycling.reward=mean")),
     "own": Row("candidates of the averaged weights", (LITE, "recycling.weights=averaged")),
 }
+FEW = "data.rain_search.images=8"
+RUNS |= {
+    "few_stage1": Row("rain of few places: stage 1 alone", (*NO_POOL, FEW), "few"),
+    "few_daclip": Row("rain of few places: both stages, default scorer", (LITE, FEW), "few"),
+}
 GAN = {
     **{name: RUNS[name] for name in ("stage1", "daclip", "oracle", "latest", "random", "minimum3")},
     "re_only": Row("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
@@ -101,7 +106,7 @@ RUNS |= {
 }
 RUNS["true_rain"] = Row("supervised: true rain over other scenes", shared="")
 RUNS["supervised"] = Row("supervised: true pairs", shared="")
-FIRST = {"shared": "stage1", "gan_shared": "gan_stage1", "plain": "plain_stage1"}
+FIRST = {"shared": "stage1", "few": "few_stage1", "gan_shared": "gan_stage1", "plain": "plain_stage1"}
 """The run whose settings a shared part is run with."""
 
 
