@@ -81,7 +81,7 @@ RUNS: dict[str, Row] = {
     "mean3": Row("mean of the best 3", (LITE, "recycling.keep=3", "recycling.reward=mean")),
     "own": Row("candidates of the averaged weights", (LITE, "recycling.weights=averaged")),
 }
-FEW = "data.rain_search.images=8"
+FEW = "data.rain_search.images=4"
 RUNS |= {
     "few_stage1": Row("rain of few places: stage 1 alone", (*NO_POOL, FEW), "few"),
     "few_daclip": Row("rain of few places: both stages, default scorer", (LITE, FEW), "few"),
