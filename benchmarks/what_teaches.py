@@ -85,6 +85,9 @@ FEW = "data.rain_search.images=4"
 RUNS |= {
     "few_stage1": Row("rain of few places: stage 1 alone", (*NO_POOL, FEW), "few"),
     "few_daclip": Row("rain of few places: both stages, default scorer", (LITE, FEW), "few"),
+    "few_rain_only": Row(
+        "rain of few places: the rain of rewards without L_re", (LITE, FEW, "method.lambda2=0"), "few"
+    ),
 }
 GAN = {
     **{name: RUNS[name] for name in ("stage1", "daclip", "oracle", "latest", "random", "minimum3")},
