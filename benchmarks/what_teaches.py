@@ -235,12 +235,21 @@ def unpaired(config: Config, name: str, training: PairedFolder, until: float, st
         assert config.schedule.seconds is not None
         limit = until * config.schedule.seconds
         job.stopping = lambda: job.state.progress.seconds >= limit
-        method = job.method
-        job.reporter.evaluate = lambda net, progress: recorder.evaluate(  # type: ignore[method-assign]
-            method.derainer, method.averaged, progress, job.state.pool if job.recycler.counts.scored else None
-        )
-        if not (finished(config, job.state.progress) or job.stopping()):
+        method, progress = job.method, job.state.progress
+
+        def evaluate(_: nn.Module, progress: Progress) -> None:
+            recorder.evaluate(
+                method.derainer,
+                method.averaged,
+                progress,
+                job.state.pool if job.state.pool and job.state.pool.stats().entries else None,
+            )
+
+        job.reporter.evaluate = evaluate  # type: ignore[method-assign]
+        if not (finished(config, progress) or job.stopping()):
             train(job)
+        if until == 1 and progress.steps % config.report.evaluate_every:
+            evaluate(method.averaged, progress)
     return checkpoints.files()[-1]
 
 
