@@ -66,42 +66,45 @@ class Row(NamedTuple):
 
 
 NO_POOL = ("schedule.stage2_from=never", "schedule.recycle_from=2.0")
-ORACLE = "recycling.scorer=local:oracle?truth={truth}"
+FEW = "data.rain_search.images=4"
+USES = ("recycling.every=12", "method.lambda2=0.8")
+"""Rewards as the paper uses them, beside the rain that they show."""
+RAIN_ALONE = ("recycling.every=12", "method.lambda2=0")
+SCORERS = {
+    "daclip": ("both stages, default scorer", LITE),
+    "oracle": ("oracle: true PSNR", "recycling.scorer=local:oracle?truth={truth}"),
+    "latest": ("latest always wins", LATEST),
+    "random": ("random scorer", "recycling.scorer=local:random"),
+}
 RUNS: dict[str, Row] = {
     "stage1": Row("stage 1 alone", NO_POOL),
-    "daclip": Row("both stages, default scorer", (LITE,)),
-    "oracle": Row("oracle: true PSNR", (ORACLE,)),
-    "latest": Row("latest always wins", (LATEST,)),
-    "random": Row("random scorer", ("recycling.scorer=local:random",)),
-    "frozen": Row("pool frozen as stage 2 begins", (LITE, f"schedule.recycle_until={STAGE2}")),
-    "teacher": Row("averaged weights as teacher, no pool", (LATEST, "method.teacher=true")),
-    "re_only": Row("L_re without the rain of rewards", (LITE, "method.reward_rain.detail=0")),
-    "rain_only": Row("the rain of rewards without L_re", (LITE, "method.lambda2=0")),
-    "minimum3": Row("minimum of the best 3 and the rainy image", (LITE, *MINIMUM)),
-    "mean3": Row("mean of the best 3", (LITE, "recycling.keep=3", "recycling.reward=mean")),
-    "own": Row("candidates of the averaged weights", (LITE, "recycling.weights=averaged")),
-}
-FEW = "data.rain_search.images=4"
-RUNS |= {
+    **{name: Row(label, (scorer, *USES)) for name, (label, scorer) in SCORERS.items()},
+    "rain_only": Row("the rain of rewards without L_re", (LITE, *RAIN_ALONE)),
+    "re_only": Row("L_re without the rain of rewards", (LITE, *USES, "method.reward_rain.detail=0")),
+    "frozen": Row("pool frozen as stage 2 begins", (LITE, *USES, f"schedule.recycle_until={STAGE2}")),
+    "teacher": Row("averaged weights as teacher, no pool", (LATEST, *USES, "method.teacher=true")),
+    "mean3": Row("mean of the best 3", (LITE, *USES, "recycling.keep=3", "recycling.reward=mean")),
     "few_stage1": Row("rain of few places: stage 1 alone", (*NO_POOL, FEW), "few"),
-    "few_daclip": Row("rain of few places: both stages, default scorer", (LITE, FEW), "few"),
+    "few_daclip": Row("rain of few places: both stages, default scorer", (LITE, *USES, FEW), "few"),
     "few_rain_only": Row(
-        "rain of few places: the rain of rewards without L_re", (LITE, FEW, "method.lambda2=0"), "few"
+        "rain of few places: the rain of rewards without L_re", (LITE, *RAIN_ALONE, FEW), "few"
     ),
 }
 GAN = {
-    **{name: RUNS[name] for name in ("stage1", "daclip", "oracle", "latest", "random", "minimum3")},
-    "re_only": Row("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
-    "switch_only": Row("DEM's switch without L_re", (LITE, "method.lambda2=0")),
+    "stage1": ("stage 1 alone", NO_POOL),
+    **{name: (label, (scorer,)) for name, (label, scorer) in SCORERS.items()},
+    "minimum3": ("minimum of the best 3 and the rainy image", (LITE, *MINIMUM)),
+    "re_only": ("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
+    "switch_only": ("DEM's switch without L_re", (LITE, "method.lambda2=0")),
 }
 RUNS |= {
-    f"gan_{name}": Row(f"GAN: {row.label}", row.settings, "gan_shared", "rain100l-gan")
-    for name, row in GAN.items()
+    f"gan_{name}": Row(f"GAN: {label}", settings, "gan_shared", "rain100l-gan")
+    for name, (label, settings) in GAN.items()
 }
 RUNS |= {
     f"plain_{name}": Row(
-        f"GAN, rain of one strength: {GAN[name].label}",
-        (*GAN[name].settings, "method.rain_gain=1"),
+        f"GAN, rain of one strength: {GAN[name][0]}",
+        (*GAN[name][1], "method.rain_gain=1"),
         "plain",
         "rain100l-gan",
     )
