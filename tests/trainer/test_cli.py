@@ -106,7 +106,7 @@ def test_bad_photographs_are_named_before_anything_is_trained(
         ("method.generator.widht=3", "did you mean 'width'?"),
         ("method.generater=3", "method: unknown setting 'generater': did you mean 'generator'?"),
         ("method.name=found-rein", "method: unknown method 'found-rein': did you mean 'found-rain'?"),
-        ("method.name=found-rain", "method: unknown setting 'generator'"),
+        ("method.name=found-rain", "method: unknown setting 'dem'"),
         ("recyling.every=2", "did you mean 'recycling'?"),
         ("derainer=nafnet-3", "there is no derainer 'nafnet-3': did you mean 'nafnet-32'?"),
         ("data.crop=33", "no multiple of method.generator.downscale 2"),
