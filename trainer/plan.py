@@ -66,7 +66,7 @@ def make_plan(config: Config, method: Method, progress: Progress, rainy: Image) 
     crops = crops.to(method.device, memory_format=torch.channels_last)
     devices = [method.device] if method.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        # As in stage 2, which most of the time is spent in.
+        # As in stage 2, the dearer of the two.
         trial.step(crops, crops, crops, R=crops[:, :1])
         step = _seconds(lambda: trial.step(crops, crops, crops, R=crops[:, :1]), method.device)
         candidate = _seconds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
@@ -12,7 +13,8 @@ from trainer.methods.base import Method
 from trainer.methods.found_rain import FoundRain, FoundRainSettings
 from trainer.methods.rgsud import RGSUD, RGSUDSettings
 
-METHODS = ("rgsud", "found-rain")
+METHODS: dict[str, Callable[..., Method]] = {"rgsud": RGSUD, "found-rain": FoundRain}
+"""By the name in their settings."""
 
 
 def _name(settings: Any) -> Any:
@@ -30,6 +32,4 @@ def build_method(
     settings: AnyMethodSettings, derainer: nn.Module, device: torch.device | str = "cpu"
 ) -> Method:
     """The method that the settings are of."""
-    if isinstance(settings, RGSUDSettings):
-        return RGSUD(settings, derainer, device)
-    return FoundRain(settings, derainer, device)
+    return METHODS[settings.name](settings, derainer, device)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from trainer.losses import Reduction, reinforcement_loss
-from trainer.parallel import mean_over_workers
+from trainer.parallel import average_gradients, mean_over_workers
 from trainer.settings import Settings
 
 
@@ -89,8 +90,8 @@ class Method(ABC):
     ) -> None:
         self._shared = settings
         self.device = torch.device(device)
-        place: dict[str, Any] = {"device": self.device, "memory_format": torch.channels_last}
-        self.derainer = derainer.to(**place)
+        self._place: dict[str, Any] = {"device": self.device, "memory_format": torch.channels_last}
+        self.derainer = derainer.to(**self._place)
         self.averaged = copy.deepcopy(self.derainer).requires_grad_(False).eval()
         self.derainer_optimizer = adam(settings.derainer_optimizer, self.derainer)
         self.steps = 0
@@ -146,6 +147,18 @@ class Method(ABC):
             return None
         loss = reinforcement_loss(B_r[chosen], B_rw[chosen], self._shared.reinforcement)
         return loss, self._shared.lambda2 * share * loss
+
+    @staticmethod
+    def _descend(loss: Tensor, *learning: tuple[Adam, Sequence[nn.Module]]) -> None:
+        """A step of each optimiser, whose networks learn from all workers' crops."""
+        for optimizer, _ in learning:
+            optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        for _, networks in learning:
+            for network in networks:
+                average_gradients(network.parameters())
+        for optimizer, _ in learning:
+            optimizer.step()
 
     def _gains(self, n: int) -> Tensor:
         """How strong the rain of each pseudo pair is, N,1,1,1: 1 in half of them."""

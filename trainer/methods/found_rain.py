@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from trainer.losses import gaussian_blur, psnr_loss, ssim_loss
 from trainer.methods.base import Method, MethodSettings
-from trainer.parallel import average_gradients
 from trainer.settings import Settings
 
 
@@ -103,8 +102,5 @@ class FoundRain(Method):
                 losses["re"], weighted = found
                 total = total + weighted
 
-        self.derainer_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(total)
-        average_gradients(self.derainer.parameters())
-        self.derainer_optimizer.step()
+        self._descend(total, (self.derainer_optimizer, [self.derainer]))
         return {name: value.detach() for name, value in losses.items()}

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -27,7 +27,6 @@ from trainer.methods.base import Method, MethodSettings, OptimizerSettings, adam
 from trainer.models.dem import DEM, DEMSettings
 from trainer.models.discriminator import Discriminator, DiscriminatorSettings
 from trainer.models.generator import Generator, GeneratorSettings
-from trainer.parallel import average_gradients
 
 AdversarialTerm = Literal["B_u,F_r", "B_r,F_r", "B_r,F_1", "B1,F_1"]
 TERMS: tuple[AdversarialTerm, ...] = ("B_u,F_r", "B_r,F_r", "B_r,F_1", "B1,F_1")
@@ -87,10 +86,9 @@ class RGSUD(Method):
     ) -> None:
         super().__init__(settings, derainer, device)
         self.settings = settings
-        place: dict[str, Any] = {"device": self.device, "memory_format": torch.channels_last}
-        self.G = Generator(settings.generator).to(**place)
-        self.DEM = DEM(settings.dem).to(**place)
-        self.D = Discriminator(settings.discriminator).to(**place)
+        self.G = Generator(settings.generator).to(**self._place)
+        self.DEM = DEM(settings.dem).to(**self._place)
+        self.D = Discriminator(settings.discriminator).to(**self._place)
         self.generator_optimizer = adam(settings.generator_optimizer, self.G, self.DEM)
         self.discriminator_optimizer = adam(settings.discriminator_optimizer, self.D)
 
@@ -142,13 +140,11 @@ class RGSUD(Method):
                 losses["re"], weighted = reinforced
                 total = total + weighted
 
-        self.derainer_optimizer.zero_grad(set_to_none=True)
-        self.generator_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(total)
-        for network in (self.derainer, self.G, self.DEM):
-            average_gradients(network.parameters())
-        self.derainer_optimizer.step()
-        self.generator_optimizer.step()
+        self._descend(
+            total,
+            (self.derainer_optimizer, [self.derainer]),
+            (self.generator_optimizer, [self.G, self.DEM]),
+        )
         seen_by_D = O1 if s.discriminator_fakes == "O1" else judged
         return {name: value.detach() for name, value in losses.items()}, seen_by_D.detach()
 
@@ -156,10 +152,7 @@ class RGSUD(Method):
         with self._autocast():
             real, false = torch.split(self.D(torch.cat((O_r, fake))), [len(O_r), len(fake)])
             loss = 0.5 * (lsgan_loss(real, real=True) + lsgan_loss(false, real=False))
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        average_gradients(self.D.parameters())
-        self.discriminator_optimizer.step()
+        self._descend(loss, (self.discriminator_optimizer, [self.D]))
         return loss.detach()
 
     def _varied(self, B_u: Tensor, O1: Tensor) -> Tensor:
