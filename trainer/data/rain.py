@@ -5,8 +5,8 @@ be told from the few pixels without rain, and what lies above it is rain: no net
 assumption about the shape of streaks. Laid over clean photographs of other scenes it gives training pairs
 whose rain is real. Noise was taken from smooth places in this way for denoising (Chen et al., CVPR 2018).
 
-Three properties of rain are used: it only adds light, it is nearly grey, and it leaves gaps. Fog leaves none,
-and is not found.
+Four properties of rain are used: it only adds light, it is nearly grey, it leaves gaps, and it is alike all
+over an image. Fog leaves no gaps, and is not found.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,14 @@ _GAPS = 0.15
 _REWEIGHTINGS = 12
 _FULL = 0.3
 """Weight of overlapping windows from which on a pixel's rain counts fully; below it fades out."""
+_STRONGEST = 4.0
+"""Energy of a window's rain, over that of the image's median window, up to which it is taken for rain."""
+_TILE = 8
+"""Side of the parts of a window whose direction is compared with the image's, pixels."""
+_COMMON, _DIRECTED = 0.15, 0.4
+"""Anisotropy, 0 to 1, from which on the rain of an image, and what a tile holds, has a direction."""
+_AGREEMENT = 0.5
+"""Cosine of twice the angle, 30 degrees, by which a tile's direction is another than the image's."""
 _LARGEST = 512
 """Side of the part of an image that is searched, its upper left: skies are as good as any place."""
 _SEARCH, _DRAW = 2, 3
@@ -68,20 +77,55 @@ class RainMap:
 def find_rain(image: Image, settings: RainSearchSettings) -> RainMap:
     """The rain in front of the flat places of an image, uint8 H,W,3."""
     height, width = image.shape[:2]
-    weight = np.zeros((height, width), np.float32)
-    light = np.zeros((height, width), np.float32)
     scaled = image.astype(np.float32) / 255
-    ramp = np.hanning(WINDOW + 2)[1:-1].astype(np.float32)
-    window = np.outer(ramp, ramp)
+    corners, lights = [], [np.empty((0, WINDOW, WINDOW), np.float32)]
     for top in range(0, height - WINDOW + 1, STRIDE):
         row = sliding_window_view(scaled[top : top + WINDOW], (WINDOW, WINDOW), (0, 1))[0, ::STRIDE]
         kept, above = _above_plane(np.ascontiguousarray(row.reshape(len(row), 3, -1)), settings)
-        for left, added in zip(STRIDE * kept, above, strict=True):
-            box = np.s_[top : top + WINDOW, left : left + WINDOW]
-            light[box] += window * added.reshape(WINDOW, WINDOW)
-            weight[box] += window
-    found = np.minimum(weight / _FULL, 1)
-    return RainMap(light / np.maximum(weight, 1e-6) * found, found)
+        corners += [(top, left) for left in STRIDE * kept]
+        lights.append(above.reshape(-1, WINDOW, WINDOW))
+    found = np.concatenate(lights)
+
+    weight = np.zeros((height, width), np.float32)
+    light = np.zeros((height, width), np.float32)
+    ramp = np.hanning(WINDOW + 2)[1:-1].astype(np.float32)
+    window = np.outer(ramp, ramp)
+    for index in np.flatnonzero(_alike(found)):
+        top, left = corners[index]
+        box = np.s_[top : top + WINDOW, left : left + WINDOW]
+        light[box] += window * found[index]
+        weight[box] += window
+    share = np.minimum(weight / _FULL, 1)
+    return RainMap(light / np.maximum(weight, 1e-6) * share, share)
+
+
+def _alike(light: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which windows N,W,W of an image hold rain alone: it has much the same strength and direction all over
+    an image. Edges and lamps, which are found now and then, have not."""
+    if not len(light):
+        return np.empty(0, bool)
+    energy = np.square(light).mean(axis=(1, 2))
+    alike: NDArray[np.bool_] = energy <= _STRONGEST * np.median(energy)
+    down, across = (_by_tile(np.asarray(slope)) for slope in np.gradient(light, axis=(1, 2)))
+    strength = (across**2 + down**2).sum(axis=3)
+    # Structure tensor: its angle is twice the direction, its length the strength where all agree in that.
+    tensor = ((across + 1j * down) ** 2).sum(axis=3)
+    common = (tensor.sum(axis=(1, 2)) / np.maximum(strength.sum(axis=(1, 2)), 1e-12)).mean()
+    if abs(common) < _COMMON:  # snow
+        return alike
+    along = (tensor * common.conj()).real / abs(common)
+    directed = np.abs(tensor) > _DIRECTED * strength
+    strong = strength > strength.mean(axis=(1, 2), keepdims=True)
+    against = directed & strong & (along < _AGREEMENT * np.abs(tensor))
+    alike &= ~against.any(axis=(1, 2))
+    return alike
+
+
+def _by_tile(pixels: NDArray[Any]) -> NDArray[Any]:
+    """N,W,W as N,parts,parts,pixels of a tile."""
+    parts = WINDOW // _TILE
+    tiles = pixels.reshape(-1, parts, _TILE, parts, _TILE).swapaxes(2, 3)
+    return tiles.reshape(-1, parts, parts, _TILE * _TILE)
 
 
 def _above_plane(

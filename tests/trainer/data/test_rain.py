@@ -66,6 +66,35 @@ def test_rain_ends_where_the_scene_is_no_longer_flat():
     assert rain.light[:, 112:].max() == 0
 
 
+def flakes(height: int = 128, width: int = 160) -> np.ndarray:
+    """Light of round snowflakes, H,W in [0,1]."""
+    rng = np.random.default_rng(2)
+    light = np.zeros((height + 8, width + 8), np.float32)
+    y, x = np.mgrid[-4:5, -4:5]
+    for _ in range(160):
+        top, left = rng.integers(height), rng.integers(width)
+        light[top : top + 9, left : left + 9] += rng.uniform(0.1, 0.2) * np.exp(-(x**2 + y**2) / 4)
+    return light[4:-4, 4:-4]
+
+
+def test_snow_which_has_no_direction_is_found_too():
+    rain = find_rain(image(sky(), flakes()), SETTINGS)
+    assert rain.found[16:-16, 16:-16].mean() > 0.8
+
+
+@pytest.mark.parametrize("stray", ["wire", "post"])
+def test_what_is_not_like_the_rain_around_it_is_not_found(stray):
+    light, scene = 0.5 * streaks(), sky()
+    without = find_rain(image(scene, light), SETTINGS)
+    place = np.s_[62:65, 40:] if stray == "wire" else np.s_[56:, 72:75]
+    assert without.light[place].mean() > 0
+    scene[place] += 0.3
+    rain = find_rain(image(scene, light), SETTINGS)
+    assert rain.found[place].mean() < 0.05
+    assert rain.found[:24].mean() > 0.8
+    assert np.allclose(rain.light[:24], without.light[:24], atol=1e-6)
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "rainy").mkdir()
