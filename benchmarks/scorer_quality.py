@@ -1,9 +1,10 @@
 """How scorers order the derained candidates of real runs, whose truth is known.
 
-    python benchmarks/scorer_quality.py DATA --records RUN/record ... [--baselines DIR] [--quick] [--json F]
+    python benchmarks/scorer_quality.py DATA --records RUN/record ... [--domain rain100l] [--baselines DIR]
+        [--by-tile] [--quick] [--json F]
 
-DATA holds rain100l/train/{rainy,truth} and rain100l/val/{rainy,clean}; records are what `recycling.record`
-wrote in runs on the former (`what_teaches.py --record`). Constructed versions come from the latter. Nothing
+DATA and the domain are those of what_teaches.py; records are what `recycling.record` wrote in runs on its
+rainy images (`what_teaches.py --record`). Constructed versions come from the latter. Nothing
 here has been trained on. For each scorer, over the candidates that one run made of one image:
 
 spearman      rank correlation with the true PSNR-Y, and with SSIM-Y, mean over images
@@ -11,6 +12,8 @@ pairs         share of the pairs at least 0.5 dB apart that are ordered rightly
 regret        dB that the highest score lies below the best candidate: what the pool loses by this scorer
 mean of 3     the same for the mean of the three highest; below 0 where it is better than the best single one
 minimum       the same for the minimum of the three highest and the rainy image, pixel by pixel
+by tile       the same for the best of the three highest in each place, by the scores of its tiles, blended;
+              and for the minimum of that and the rainy image (--by-tile: takes long)
 
 and over constructed versions of one photograph (blends of rainy and clean, blurred, smoothed, noisy, too
 sharp, of another colour, with ghosts of edges) the first two again, and the share of (sharp, smeared) pairs
@@ -34,8 +37,11 @@ import matplotlib
 import numpy as np
 from rich.progress import track
 from scipy import ndimage, stats
+from what_teaches import domain
 
+from iqa_service.backends import ScoreBackend
 from iqa_service.errors import ScorerError
+from iqa_service.heatmap import tile_scores
 from iqa_service.registry import open_scorer
 from iqa_service.scorer import Candidate
 from trainer.data.folders import Image, ImageFolder, PairedFolder
@@ -60,6 +66,8 @@ SCORERS = {
     "latest": "local:latest",
     "oracle (true PSNR)": "local:oracle?truth={truth}",
 }
+BLEND = 0.1
+"""Log-odds between two candidates' tiles at which the better one has 2.7 times the other's weight."""
 CLEAR = 0.5
 """dB between two candidates whose order is asked for."""
 
@@ -133,6 +141,25 @@ def mean_of_3(ranked: list[Version]) -> Image:
 
 def minimum_of_3(ranked: list[Version]) -> Image:
     return to_uint8(combine([*(version.image() for version in ranked[:3]), ranked[0].rainy()], "minimum"))
+
+
+def by_tile(ranked: list[Version], field: Callable[[Version], np.ndarray]) -> Image:
+    """The three highest, weighed in each place by the field H,W of log-odds that each has."""
+    fields = np.stack([field(version) for version in ranked[:3]])
+    weights = np.exp((fields - fields.max(axis=0)) / BLEND)
+    images = np.stack([version.image() for version in ranked[:3]])
+    return to_uint8((weights[..., None] * images).sum(axis=0) / weights.sum(axis=0)[..., None])
+
+
+def truth_of_tiles(version: Version) -> np.ndarray:
+    """What a perfect scorer would say of each place: its PSNR, dB."""
+    error = np.square(version.image().astype(np.float32) - version.truth()).mean(axis=2)
+    return -10 * np.log10(ndimage.uniform_filter(error, 64) + 1e-3)
+
+
+def fields_of(scorer: ScoreBackend) -> Callable[[Version], np.ndarray]:
+    """What a scorer says of each place of a version."""
+    return lambda version: tile_scores(scorer, Candidate(version.id, version.image(), version.rainy()))
 
 
 def real(records: list[Path], rainy: ImageFolder, truth: ImageFolder) -> Iterator[Version]:
@@ -228,7 +255,11 @@ def qualities(versions: list[Version], cache: Path) -> tuple[dict[str, float], d
 
 
 def judge(
-    name: str, candidates: Judged, made: Judged, contests: list[tuple[Version, Version]]
+    name: str,
+    candidates: Judged,
+    made: Judged,
+    contests: list[tuple[Version, Version]],
+    field: Callable[[Version], np.ndarray] | None,
 ) -> dict[str, float]:
     """The figures of one scorer."""
     figures = {
@@ -239,6 +270,18 @@ def judge(
         "regret_mean_of_3_db": candidates.regret(mean_of_3),
         "regret_minimum_of_3_db": candidates.regret(minimum_of_3),
     }
+    if field is not None:
+
+        def best(ranked: list[Version]) -> Image:
+            return by_tile(ranked, field)
+
+        def darkest(ranked: list[Version]) -> Image:
+            return to_uint8(combine([best(ranked), ranked[0].rainy()], "minimum"))
+
+        figures |= {
+            "regret_by_tile_db": candidates.regret(best),
+            "regret_by_tile_minimum_db": candidates.regret(darkest),
+        }
     if name != "latest":  # the order in which versions are constructed says nothing
         figures |= {
             "constructed_spearman_psnr": made.spearman(made.psnr),
@@ -257,6 +300,8 @@ COLUMNS = {
     "regret_db": "regret, dB",
     "regret_mean_of_3_db": "mean of 3, dB",
     "regret_minimum_of_3_db": "minimum, dB",
+    "regret_by_tile_db": "by tile, dB",
+    "regret_by_tile_minimum_db": "by tile, minimum, dB",
     "constructed_spearman_psnr": "constructed: Spearman",
     "constructed_pair_accuracy": "constructed: pairs",
     "sharp_over_smeared": "sharp over smeared",
@@ -265,9 +310,10 @@ COLUMNS = {
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """Markdown, a line for each scorer."""
-    lines = [f"| scorer | {' | '.join(COLUMNS.values())} |", "|---|" + "---|" * len(COLUMNS)]
+    columns = {key: head for key, head in COLUMNS.items() if any(key in one for one in results.values())}
+    lines = [f"| scorer | {' | '.join(columns.values())} |", "|---|" + "---|" * len(columns)]
     for name, figures in results.items():
-        cells = [f"{figures[key]:.2f}" if key in figures else "" for key in COLUMNS]
+        cells = [f"{figures[key]:.2f}" if key in figures else "" for key in columns]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -325,6 +371,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--records", type=Path, nargs="+", required=True)
+    parser.add_argument("--domain", choices=["rain100l", "roadscene"], default="rain100l")
+    parser.add_argument("--by-tile", action="store_true", help="what the best by tile would give")
     parser.add_argument("--scorers", nargs="*", choices=list(SCORERS), default=list(SCORERS))
     parser.add_argument(
         "--also", nargs="*", default=[], metavar="SPEC", help="further scorers, by their strings"
@@ -336,9 +384,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
 
-    train, val = chosen.data / "rain100l/train", chosen.data / "rain100l/val"
-    candidates = list(real(chosen.records, ImageFolder(train / "rainy"), ImageFolder(train / "truth")))
-    made, contests = constructed(PairedFolder(val / "rainy", val / "clean"))
+    folders = domain(chosen.domain, chosen.data, chosen.out)
+    candidates = list(real(chosen.records, ImageFolder(folders.rainy), ImageFolder(folders.truth)))
+    made, contests = constructed(PairedFolder(folders.validation_rainy, folders.validation_clean))
     ids = sorted({version.id for version in candidates})
     count = 4 if chosen.quick else min(chosen.images, len(ids))
     few = {ids[index * len(ids) // count] for index in range(count)}
@@ -358,7 +406,7 @@ def main() -> None:
         spec = SCORERS.get(name, name)
         if "{baselines}" in spec and (chosen.baselines is None or chosen.quick):
             continue
-        spec = spec.format(baselines=chosen.baselines, truth=train / "truth")
+        spec = spec.format(baselines=chosen.baselines, truth=folders.truth)
         slug = "".join(c if c.isalnum() else "-" for c in name)
         try:
             scores = scored(spec, candidates, chosen.out / f"{slug}.json")
@@ -371,7 +419,10 @@ def main() -> None:
             print(f"left out: {name}: {problem}")
             continue
         judged[name] = Judged(candidates, scores, psnr, ssim)
-        results[name] = judge(name, judged[name], Judged(made, of_made, psnr, ssim), contests)
+        field: Callable[[Version], np.ndarray] | None = None
+        if chosen.by_tile and name not in ("latest", "random"):
+            field = truth_of_tiles if name.startswith("oracle") else fields_of(open_scorer(spec))
+        results[name] = judge(name, judged[name], Judged(made, of_made, psnr, ssim), contests, field)
         print(f"{name:40} " + "  ".join(f"{key} {value:.2f}" for key, value in results[name].items()))
 
     picture = chosen.out / "scorer_quality.png"

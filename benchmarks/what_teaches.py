@@ -110,9 +110,18 @@ RUNS |= {
     )
     for name in ("stage1", "daclip", "oracle", "latest")
 }
+RUNS["true_scenes"] = Row(
+    "found rain over the truth of the rainy images: stage 1 alone", (*NO_POOL, "data.clean={truth}"), "scenes"
+)
 RUNS["true_rain"] = Row("supervised: true rain over other scenes", shared="")
 RUNS["supervised"] = Row("supervised: true pairs", shared="")
-FIRST = {"shared": "stage1", "few": "few_stage1", "gan_shared": "gan_stage1", "plain": "plain_stage1"}
+FIRST = {
+    "shared": "stage1",
+    "few": "few_stage1",
+    "scenes": "true_scenes",
+    "gan_shared": "gan_stage1",
+    "plain": "plain_stage1",
+}
 """The run whose settings a shared part is run with."""
 
 
