@@ -46,9 +46,9 @@ from iqa_service.registry import open_scorer
 from iqa_service.scorer import Candidate
 from trainer.data.folders import Image, ImageFolder, PairedFolder
 from trainer.evaluation import psnr_y, ssim_y
+from trainer.files import writing
 from trainer.record import read_record
 from trainer.rewards import combine
-from trainer.state import writing
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -37,12 +37,13 @@ from trainer.config import Config, load_config
 from trainer.data.crops import PairedBatches, UnpairedBatches
 from trainer.data.folders import Image, ImageFolder, PairedFolder
 from trainer.evaluation import evaluate_pairs, psnr_y
+from trainer.files import writing
 from trainer.inference import derain_image
 from trainer.launch import assemble, view_of
 from trainer.losses import psnr_loss, ssim_loss
 from trainer.models.derainers import build_derainer
 from trainer.rewards import combine
-from trainer.state import Checkpoints, Progress, writing
+from trainer.state import Checkpoints, Progress
 from trainer.train import Job, finished, train
 
 SHARED = 0.4
@@ -88,6 +89,14 @@ RUNS: dict[str, Row] = {
     "few_daclip": Row("rain of few places: both stages, default scorer", (LITE, *USES, FEW), "few"),
     "few_rain_only": Row(
         "rain of few places: the rain of rewards without L_re", (LITE, *RAIN_ALONE, FEW), "few"
+    ),
+    "few_rain_latest": Row(
+        "rain of few places: the rain of the latest candidates, no L_re", (LATEST, *RAIN_ALONE, FEW), "few"
+    ),
+    "few_rain_sparse": Row(
+        "rain of few places: the rain of rewards, a quarter of the candidates",
+        (LITE, "recycling.every=48", "method.lambda2=0", FEW),
+        "few",
     ),
 }
 GAN = {

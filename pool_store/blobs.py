@@ -117,9 +117,7 @@ class Blobs:
 
     def put_source(self, id: str, image: Image) -> None:
         """Stores the rainy image of `id`, in place of an earlier one."""
-        key = _source(id)
-        self.storage.remove(key)
-        self.storage.put(key, encode(image))
+        self.storage.replace(_source(id), encode(image))
 
     def source_encoded(self, id: str) -> bytes:
         """The rainy image as lossless WebP; PoolMissing where none was put."""

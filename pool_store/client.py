@@ -76,7 +76,7 @@ class Pool(Protocol):
     def close(self) -> None: ...
 
 
-def open_pool(spec: str, *, fingerprint: str | None, keep: int = 1, history: int = 0) -> Pool:
+def open_pool(spec: str, *, fingerprint: str | None, keep: int = 1, history: int | None = None) -> Pool:
     """Opens, or makes, the pool that `spec` names, for scorer `fingerprint` and `keep` candidates an image.
 
     `embedded:FOLDER` starts a server of its own; other processes of the machine join by the pool's `address`.
@@ -90,7 +90,8 @@ def open_pool(spec: str, *, fingerprint: str | None, keep: int = 1, history: int
 
     Args:
         fingerprint: None takes the pool as it is, `keep` included; PoolMissing where there is none.
-        history: how many replacements an entry of a pool that is made remembers.
+        history: how many replacements an entry of a pool that is made remembers; None leaves it to the
+            server, without one it is 0.
 
     Raises:
         PoolError: the spec is unknown, or the server unreachable.
@@ -100,7 +101,9 @@ def open_pool(spec: str, *, fingerprint: str | None, keep: int = 1, history: int
         raise PoolError(f"keep is {keep}: a pool keeps at least 1 candidate of each image")
     settings = None
     if fingerprint is not None:
-        settings = PoolSettings(fingerprint=fingerprint, keep=keep, history=history)
+        settings = PoolSettings(fingerprint=fingerprint, keep=keep)
+        if history is not None:
+            settings = PoolSettings(fingerprint=fingerprint, keep=keep, history=history)
     if spec.startswith(("http:", "https:")):
         from pool_store.http_client import HttpPool
 

@@ -221,7 +221,7 @@ class HttpPool:
     def _ask(self, kind: type[M], method: str, path: str, body: BaseModel | None = None, **options: Any) -> M:
         if body is not None:
             options |= {
-                "content": body.model_dump_json(exclude_defaults=True),
+                "content": body.model_dump_json(exclude_unset=True),
                 "headers": {"content-type": "application/json"},
             }
         return self._read(kind, self._send(method, path, **options))

@@ -49,6 +49,10 @@ class Row(BaseModel):
     time: float
     replacements: int
 
+    def lineage(self) -> Lineage:
+        """Where the candidate came from."""
+        return Lineage(run=self.run, step=self.step, stage=self.stage, worker=self.worker, time=self.time)
+
 
 class Moved(BaseModel):
     """What an export, an import or a rescoring came to."""
@@ -213,16 +217,17 @@ def _encoded(pool: Pool, candidate: Candidate, image: Image, format: Format) -> 
 
 
 def _offer(row: Row, fingerprint: str) -> Offer:
-    lineage = Lineage(run=row.run, step=row.step, stage=row.stage, worker=row.worker, time=row.time)
     return Offer(
-        id=row.id, log_odds=row.log_odds, fingerprint=fingerprint, digest=row.digest, lineage=lineage
+        id=row.id, log_odds=row.log_odds, fingerprint=fingerprint, digest=row.digest, lineage=row.lineage()
     )
 
 
 def _rows(data: bytes, source: Path) -> Iterator[Row]:
     for number, fields in enumerate(csv.DictReader(io.StringIO(data.decode("utf-8", "replace"))), start=2):
         try:
-            yield Row.model_validate(fields)
+            row = Row.model_validate(fields)
+            row.lineage()
+            yield row
         except (ValidationError, PoolError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise PoolError(f"line {number} of {source}/{TABLE} is wrong: {reason}") from None

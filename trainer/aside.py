@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from pool_store.client import Pool
@@ -31,6 +32,8 @@ class Aside:
         self._pool = pool
         self._thread = None if waits else ThreadPoolExecutor(1, "pool")
         self._unanswered: Future[Any] | None = None
+        self._sweeper = ThreadPoolExecutor(1, "sweep")
+        self._sweeping: Future[None] | None = None
         self._stats: Stats | None = None
 
     def ask(self, question: Callable[[Pool], T], otherwise: T) -> T:
@@ -57,10 +60,19 @@ class Aside:
         return self._stats
 
     def sweep(self, grace_seconds: float) -> None:
-        """Let the images go that nothing has referred to for so long; another time where the pool is away."""
-        self.ask(lambda pool: pool.sweep(grace_seconds), None)
+        """Let the images go that nothing has referred to for so long, beside the training: a large pool takes
+        its time. Another time where the pool is away, or the last sweep still under way."""
+        if self._thread is None:
+            self._pool.sweep(grace_seconds)
+        elif self._sweeping is None or self._sweeping.done():
+            self._sweeping = self._sweeper.submit(self._sweep, grace_seconds)
+
+    def _sweep(self, grace_seconds: float) -> None:
+        with suppress(PoolError):  # the questions tell of a pool that is away
+            self._pool.sweep(grace_seconds)
 
     def close(self) -> None:
         """Wait for no answer any more."""
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
+        self._sweeper.shutdown(wait=False, cancel_futures=True)

@@ -75,9 +75,12 @@ def demo(
     given = dict(setting.partition("=")[::2] for setting in settings or [])
     runs = Path(given.get("runs", "runs"))
     name = given.setdefault("name", "demo")
-    if (runs / name / "config.yaml").exists():
-        shutil.rmtree(runs / name)  # every demonstration starts afresh
     data = write_demo_data(runs / "demo-data")
+    earlier = runs / name / "config.yaml"
+    if earlier.exists():
+        if load_config(earlier).data.rainy.resolve() != data.rainy.resolve():
+            raise TrainerError(f"{earlier.parent} holds a run on other data: choose another name=...")
+        shutil.rmtree(earlier.parent)  # every demonstration starts afresh
     places = {
         "data.rainy": data.rainy,
         "data.clean": data.clean,
@@ -136,19 +139,35 @@ def derain(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run's folder, or a .safetensors file.")],
-    rainy: Annotated[Path, typer.Argument(help="Folder of rainy images.")],
-    clean: Annotated[Path, typer.Argument(help="Folder of their ground truth, by the same names.")],
+    rainy: Annotated[Path, typer.Argument(help="Folder of rainy images; with --set that of data sets.")],
+    clean: Annotated[
+        Path | None, typer.Argument(help="Folder of their ground truth, by the same names.")
+    ] = None,
+    known: Annotated[
+        str | None, typer.Option("--set", help="A data set of the literature, by its own protocol.")
+    ] = None,
     protocol: Annotated[
-        str, typer.Option(help="A: rounded luma, the field's norm; B: DID-Data, DDN-Data.")
-    ] = "A",
+        str | None, typer.Option(help="A: rounded luma, the field's norm; B: DID-Data, DDN-Data.")
+    ] = None,
     sheet: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("evaluation.png"),
 ) -> None:
     """Measure a derainer on pairs: a table, and a contact sheet."""
+    from trainer.data.catalogue import find
     from trainer.data.folders import PairedFolder
     from trainer.evaluation import compare, contact_sheet, evaluate_pairs
+    from trainer.files import image_format
     from trainer.inference import derain_image
     from trainer.models.derainers import load_derainer
 
+    if known is not None and clean is None:
+        found = find(known, rainy)
+        if found.test is None:
+            raise TrainerError(f"{found.known.name} has no test pairs below {rainy}: give both folders.")
+        (rainy, clean), protocol = found.test, protocol or found.known.protocol
+    if clean is None:
+        raise TrainerError("the ground truth is missing: give its folder too, or a data set's name as --set.")
+    image_format(sheet)  # before the work
+    protocol = protocol or "A"
     if protocol not in ("A", "B"):
         raise TrainerError(f"there is no protocol '{protocol}': A or B; RGB figures stand beside both.")
     derainer, pairs = load_derainer(model), PairedFolder(rainy, clean)
@@ -186,7 +205,10 @@ def pretrain_scorer(
             bar.update(task, completed=step, description=said)
 
         written = pretrain(settings, show)
-    console.print(f"The scorer: {written}. Use it with recycling.scorer='local:daclip?weights={written}'")
+    console.print(
+        f"The scorer: {written}. Use it with recycling.scorer='local:daclip?weights={written.resolve()}'",
+        soft_wrap=True,
+    )
 
 
 def main() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from trainer.data.catalogue import find
 from trainer.data.rain import RainSearchSettings
 from trainer.errors import TrainerError
 from trainer.methods import METHODS, AnyMethodSettings
@@ -24,6 +25,10 @@ Moment = int | float
 class DataSettings(Settings):
     """Folders of photographs, nested or not, any size and format."""
 
+    set: str | None = None
+    """A data set of the literature by its name, as Rain100L: its folders stand in for those not given."""
+    root: Path | None = None
+    """Where data sets lie, each in a folder of its name."""
     rainy: Path
     """The rainy domain."""
     clean: Path
@@ -39,9 +44,26 @@ class DataSettings(Settings):
     workers: int = Field(4, ge=0)
     """Processes that load images; 0 loads in the training process."""
     cache_bytes: int = 2 << 30
-    """Decoded images kept in memory, in each process that loads."""
+    """Decoded images kept in memory by the processes that load, together."""
     rain_search: RainSearchSettings = RainSearchSettings()
     """For a method that trains on found rain."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_the_set(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("set") is None:
+            return given
+        if given.get("root") is None:
+            raise ValueError("data.set goes with data.root, the folder that data sets lie in")
+        found = find(str(given["set"]), str(given["root"]))
+        folders = {"rainy": found.train_rainy, "clean": found.train_clean}
+        if found.test is not None and given.get("validation_rainy") is None:
+            folders |= dict(zip(("validation_rainy", "validation_clean"), found.test, strict=True))
+        # The folders stand for the set from here on, wherever the configuration is read again.
+        said = {
+            key: value for key, value in given.items() if key not in ("set", "root") and value is not None
+        }
+        return {name: folder for name, folder in folders.items() if folder} | said
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> DataSettings:
@@ -55,7 +77,7 @@ class ScheduleSettings(Settings):
 
     samples: int = Field(400_000, ge=1)
     """Rainy crops to train on, whatever the batch and the number of machines."""
-    seconds: float | None = None
+    seconds: float | None = Field(None, gt=0)
     """Training time after which the run ends early; evaluation is not counted."""
     recycle_from: Moment = 0.0
     """When candidates start to be scored and offered to the pool."""
@@ -63,7 +85,7 @@ class ScheduleSettings(Settings):
     """When they no longer are, and the pool stays as it is; none is the end."""
     stage2_from: Moment | Literal["plateau", "never"] = 0.5
     """When stage 2 begins; `plateau`: when the pool's mean score has stopped rising."""
-    plateau_patience: int = 3
+    plateau_patience: int = Field(3, ge=1)
     """Pool readings in a row (one per `report.evaluate_every`) without a rise of 0.02 in log-odds."""
     minimum_rewards: float = Field(0.5, ge=0, le=1)
     """Share of the rainy images that must have a reward before stage 2 may begin."""
@@ -141,13 +163,16 @@ class ServedScorerSettings(Settings):
     """Of its image tower."""
 
 
+_Count = Annotated[int, Field(ge=1)]
+
+
 class RaySettings(Settings):
     """Of `launch: ray`."""
 
     address: str | None = None
     """Of a running cluster, `auto` for the one of this machine; none takes that of the environment, or
-    starts Ray for this run."""
-    workers: int | tuple[int, int] = 1
+    one that runs on this machine, or starts Ray for this run."""
+    workers: _Count | tuple[_Count, _Count] = 1
     """Workers that train; two numbers are the fewest and the most of an elastic run."""
     cpus: int | None = Field(None, ge=1)
     """Processor cores a worker has; none shares out what is free."""
@@ -157,6 +182,12 @@ class RaySettings(Settings):
     """How long workers wait for each other before one counts as dead."""
     scorer: ServedScorerSettings = ServedScorerSettings()
     """Where `recycling.scorer` says no place."""
+
+    @model_validator(mode="after")
+    def _fewest_first(self) -> RaySettings:
+        if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
+            raise ValueError(f"workers {list(self.workers)}: the fewest come first, then the most")
+        return self
 
 
 class Config(Settings):
@@ -193,13 +224,9 @@ class Config(Settings):
     """Logs, evaluations, checkpoints."""
 
     @model_validator(mode="after")
-    def _crop_divides(self) -> Config:
-        downscale = self.method.generator.downscale if isinstance(self.method, RGSUDSettings) else 1
-        if self.data.crop % downscale:
-            raise ValueError(
-                f"data.crop {self.data.crop} is no multiple of method.generator.downscale {downscale}: "
-                "choose one that is"
-            )
+    def _crop_fits(self) -> Config:
+        if (reason := self.method.refuse(self.data.crop)) is not None:
+            raise ValueError(reason)
         return self
 
     @property
@@ -220,7 +247,11 @@ def load_config(recipe: str | Path, overrides: list[str] | None = None) -> Confi
         key, separator, value = override.partition("=")
         if not separator:
             raise TrainerError(f"'{override}' is not a setting: write key=value, as in data.crop=64.")
-        _assign(tree, key.split("."), yaml.safe_load(value), override)
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise TrainerError(f"'{override}' is not YAML after the '=': put the value in quotes.") from None
+        _assign(tree, key.split("."), parsed, override)
     try:
         return Config.model_validate(tree)
     except ValidationError as problem:

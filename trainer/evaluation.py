@@ -7,7 +7,6 @@ rounded, and SSIM on the image decimated to about 256 pixels. RGB figures are th
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from rich.table import Table
 from iqa_service.views import LUMA
 from trainer.data.folders import Image, PairedFolder
 from trainer.errors import TrainerError
+from trainer.files import save_image
 
 Protocol = Literal["A", "B"]
 Derain = Callable[[Image], Image]
@@ -254,8 +254,4 @@ def contact_sheet(rows: Sequence[Sequence[Panel]], path: Path | str, width: int 
             )
             draw.text((left + 2, top + height + 4), panel.caption, fill=(40, 40, 40), font=font)
         top += height + caption + gap
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    sheet.save(partial)
-    os.replace(partial, path)
+    save_image(np.asarray(sheet), Path(path))

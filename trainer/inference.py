@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trainer.data.folders import SUFFIXES, Image, ImageFolder, read_image
 from trainer.errors import TrainerError
+from trainer.files import save_image
 
 Ramp = NDArray[np.float32]
 
@@ -111,20 +110,6 @@ def derain_image(net: nn.Module, image: Image, *, tile: int | None = None, overl
     return rounded
 
 
-def _save(image: Image, path: Path) -> None:
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # Formats without loss take no notice of the quality.
-            PIL.Image.fromarray(image).save(partial, quality=95)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise TrainerError(f"{path} cannot be written ({error.strerror or error}).") from None
-
-
 def _plan(source: Path, target: Path) -> list[tuple[Path, Path]]:
     """What is read and where its result goes."""
     if source.is_dir():
@@ -165,7 +150,7 @@ def derain_path(
     problems = []
     for number, (path, result) in enumerate(work, 1):
         try:
-            _save(derain_image(net, read_image(path), tile=tile, overlap=overlap), result)
+            save_image(derain_image(net, read_image(path), tile=tile, overlap=overlap), result)
         except TrainerError as error:
             message = str(error)
             problems.append(message if str(path) in message else f"{path}: {message}")

@@ -26,6 +26,7 @@ from trainer.data.folders import ImageFolder, PairedFolder, check_training_data,
 from trainer.data.rain import RainBank
 from trainer.errors import TrainerError
 from trainer.evaluation import Evaluation, Panel, contact_sheet
+from trainer.files import writing
 from trainer.methods import build_method
 from trainer.models.derainers import build_derainer
 from trainer.parallel import rank, wait_for_all, workers
@@ -34,9 +35,9 @@ from trainer.record import CandidateRecord
 from trainer.recycling import Recycler
 from trainer.report import MayAil, Reporter, SilentReporter
 from trainer.rewards import RewardReader
-from trainer.state import Checkpoints, Progress, TrainingState, writing
+from trainer.state import Checkpoints, Progress, TrainingState
 from trainer.storage import Copies, bring_back, refuse_copies
-from trainer.train import Job, finished, train
+from trainer.train import Job, finished, save, train
 from trainer.views import ConsoleView, JsonView, View
 
 
@@ -64,7 +65,7 @@ def run(
     Args:
         config: the run.
         resume: go on from the run's newest checkpoint, or begin where there is none.
-        checkpoint: start from this one.
+        checkpoint: start from this one. Where it is the run's own, later ones are set aside.
         console: where progress is shown.
 
     Raises:
@@ -74,14 +75,19 @@ def run(
     """
     console = console or Console(stderr=True)
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
+    own = checkpoint is not None and checkpoints.holds(checkpoint)
     if resume:
         bring_back(config)
-    elif checkpoint is None:
+    elif not own:
         refuse_copies(config)
-    if checkpoints.files() and not resume and checkpoint is None:
-        raise TrainerError(
-            f"{config.folder} already holds a run: continue it with --resume, or choose another name=..."
-        )
+        if checkpoints.files():
+            raise TrainerError(
+                f"{config.folder} already holds a run: continue it with --resume, or choose another name=..."
+            )
+    if checkpoint is not None:
+        checkpoints.load(checkpoint)
+        if own:
+            checkpoints.begin_after(checkpoint)
     start = checkpoint or (checkpoints.newest() if resume and checkpoints.files() else None)
     if config.launch == "ray":
         from trainer.launch_ray import run_on_ray
@@ -116,6 +122,8 @@ def work(
         if start is not None:
             job.state.load_state_dict(checkpoints.load(start))
             job.reporter.notice(f"Going on from {start}.", progress)
+        elif config.recycling.synchronous:
+            save(job)  # what dies before its first checkpoint begins again with the pool as it was
         job.stopping = stopping
         if (warning := out_of_reach(config, len(job.rainy))) is not None:
             job.reporter.notice(warning, progress)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import ray
 import ray.train
@@ -22,15 +23,18 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
-from iqa_service.registry import has_place, open_scorer
+from iqa_service.registry import has_place, open_scorer, split_outside_brackets
 from iqa_service.schemas import ServiceSettings
 from pool_store.client import open_pool
 from trainer.config import Config
 from trainer.errors import TrainerError
+from trainer.files import unwritable
 from trainer.launch import Summary, until_interrupted, view_of, work
 from trainer.state import Checkpoints
 from trainer.views import RayMetricsView, following
 
+_PATHS = ("blobs", "weights", "truth", "reference")
+"""Options of pools and scorers that are paths."""
 _STOP = ".stop"
 """A file in the run's folder: asks the workers to save and end."""
 _REFUSAL = ".refusal"
@@ -45,7 +49,10 @@ def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
         KeyboardInterrupt: the user ended the run; it has been saved.
     """
     config = _absolute(config)
-    config.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise unwritable(config.folder, problem) from None
     stop, refusal = config.folder / _STOP, config.folder / _REFUSAL
     stop.unlink(missing_ok=True)
     refusal.unlink(missing_ok=True)
@@ -122,7 +129,8 @@ def _absolute(config: Config) -> Config:
     recycling = config.recycling.model_copy(
         update={
             "record": None if record is None else record.resolve(),
-            "pool": config.recycling.pool.replace("{run}", str(config.folder.resolve())),
+            "pool": _whole(config.recycling.pool.replace("{run}", str(config.folder.resolve()))),
+            "scorer": _whole(config.recycling.scorer),
         }
     )
     return config.model_copy(
@@ -134,27 +142,39 @@ def _absolute(config: Config) -> Config:
     )
 
 
+def _whole(spec: str) -> str:
+    """The address of a pool or a scorer with the paths among its options made absolute."""
+    name, _, query = spec.partition("?")
+    parts = []
+    for part in split_outside_brackets(query, "&") if query else []:
+        key, _, value = part.partition("=")
+        if key in _PATHS and "://" not in value:
+            part = f"{key}={quote(str(Path(unquote(value)).expanduser().resolve()))}"
+        parts.append(part)
+    return "?".join((name, "&".join(parts))) if parts else name
+
+
 def _connect(config: Config, stack: ExitStack) -> bool:
-    """Join the cluster of the settings or of the environment, or start one on this machine: then True."""
+    """Join the cluster of the settings, of the environment or of this machine, or start one: then True."""
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local = config.ray.address is None and "RAY_ADDRESS" not in os.environ
+    # What the run says is in metrics.jsonl, Ray's own logs are in its folder.
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    own = False
     try:
-        ray.init(
-            address=config.ray.address,
-            include_dashboard=False if local else None,
-            logging_level=logging.WARNING,
-            log_to_driver=False,  # what the run says is in metrics.jsonl, Ray's own logs are in its folder
-        )
+        ray.init(address=address or "auto", **quiet)
     except ConnectionError as problem:
-        address = config.ray.address or os.environ.get("RAY_ADDRESS")
-        raise TrainerError(
-            f"there is no Ray cluster at {address} ({problem}): start one with `ray start --head`, or leave "
-            "out ray.address to use this machine."
-        ) from None
+        if address is not None:
+            raise TrainerError(
+                f"there is no Ray cluster at {address} ({problem}): start one with `ray start --head`, or "
+                "leave out ray.address to use this machine."
+            ) from None
+        ray.init(address="local", include_dashboard=False, **quiet)
+        own = True
     stack.callback(ray.shutdown)
-    return local
+    return own
 
 
 def _recycling(config: Config, **changes: str) -> Config:

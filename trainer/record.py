@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 
@@ -49,8 +52,10 @@ class CandidateRecord:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             PIL.Image.fromarray(candidate.image).save(path, lossless=True, method=0, quality=0)
-            with (self._folder / _TABLE).open("a") as table:
-                table.write(json.dumps(line) + "\n")
+            with (self._folder / _TABLE).open("a+b") as table:
+                # A line that was cut off must not spoil this one.
+                torn = table.tell() > 0 and table.seek(-1, os.SEEK_END) is not None and table.read() != b"\n"
+                table.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
         except OSError as problem:
             raise TrainerError(
                 f"the record in {self._folder} cannot be written ({problem.strerror or problem}): "
@@ -68,6 +73,10 @@ def read_record(folder: Path) -> Iterator[Recorded]:
         lines = (folder / _TABLE).read_text().splitlines()
     except OSError:
         raise TrainerError(f"{folder} holds no record: give a folder that recycling.record wrote.") from None
-    by_file = {entry["file"]: entry for entry in map(json.loads, lines)}
+    by_file: dict[str, Any] = {}
+    for line in lines:
+        with suppress(json.JSONDecodeError):  # cut off by a full disk or a kill
+            entry = json.loads(line)
+            by_file[entry["file"]] = entry
     for file, entry in by_file.items():
         yield Recorded(entry["id"], folder / file, Lineage.model_validate(entry["lineage"]))

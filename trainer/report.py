@@ -17,11 +17,12 @@ from trainer.aside import Aside
 from trainer.config import Config
 from trainer.data.folders import ImageFolder, PairedFolder
 from trainer.evaluation import Evaluation, Panel, contact_sheet, evaluate_pairs
+from trainer.files import unwritable, writing
 from trainer.inference import derain_image
 from trainer.models.derainers import serialise_derainer
 from trainer.parallel import sum_over_workers, workers
 from trainer.recycling import Recycled, Recycler
-from trainer.state import Progress, writing
+from trainer.state import Progress
 from trainer.views import View
 
 
@@ -40,6 +41,9 @@ class SilentReporter:
     def __init__(self, config: Config, recycler: Recycler) -> None:
         self._every = config.report.log_every
         self._recycler = recycler
+
+    def begin(self) -> None:
+        """Nothing."""
 
     def step(self, progress: Progress, losses: dict[str, Tensor], waited: float) -> None:
         """Adds to what worker 0 tells of the recycling."""
@@ -91,7 +95,6 @@ class Reporter:
         self._troubles = troubles
         self._views = views
         self._folder: Path = config.folder
-        self._folder.mkdir(parents=True, exist_ok=True)
         self._board = SummaryWriter(str(self._folder / "tensorboard"))
         self._metrics = (self._folder / "metrics.jsonl").open("a")
         self._since = time.perf_counter()
@@ -106,6 +109,10 @@ class Reporter:
             view.close()
         self._metrics.close()
         self._board.close()
+
+    def begin(self) -> None:
+        """Training begins: what came before is no part of the rate."""
+        self._restart()
 
     def step(self, progress: Progress, losses: dict[str, Tensor], waited: float) -> None:
         """After every step; ``waited`` is the time in seconds that it waited for its batch."""
@@ -186,8 +193,11 @@ class Reporter:
             "seconds": round(progress.seconds, 3),
             **rest,
         }
-        self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
+        try:
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
+        except OSError as problem:
+            raise unwritable(Path(self._metrics.name), problem) from None
         for view in self._views:
             view.show(line)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from pool_store.client import Pool
 from trainer.config import Config
 from trainer.errors import TrainerError
+from trainer.files import writing
 from trainer.methods.base import Method
 from trainer.models.derainers import resolve
 
@@ -103,6 +103,17 @@ class Checkpoints:
             raise TrainerError(f"there is no checkpoint in {self._folder}: start the run without --resume.")
         return files[-1]
 
+    def begin_after(self, start: Path) -> None:
+        """Set aside what was trained beyond one of this folder, so that it counts as the newest."""
+        for later in self.files():
+            if later.name > start.name:
+                (self._folder / "abandoned").mkdir(exist_ok=True)
+                later.rename(self._folder / "abandoned" / later.name)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a checkpoint lies in this folder."""
+        return path.resolve().parent == self._folder.resolve()
+
     def age(self) -> float:
         """Seconds since the oldest one that is kept was written."""
         files = self.files()
@@ -132,44 +143,6 @@ class Checkpoints:
                 f"the checkpoint {path} cannot be read ({_first_line(problem)}): name another."
             ) from None
         return state
-
-
-class writing:
-    """``with writing(path) as partial``: ``path`` appears, synced to the disk, if all went well.
-
-    Raises:
-        TrainerError: the disk is full or the folder cannot be written; what was there before stays.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._partial = path.with_name(f".{path.name}.partial")
-
-    def __enter__(self) -> Path:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise self._sentence(problem) from None
-        return self._partial
-
-    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, _: object) -> None:
-        try:
-            if problem is None:
-                with open(self._partial, "rb+") as file:
-                    os.fsync(file.fileno())
-                os.replace(self._partial, self._path)
-                return
-        except OSError as failed:
-            problem = failed
-        self._partial.unlink(missing_ok=True)
-        if isinstance(problem, OSError):
-            raise self._sentence(problem) from None
-
-    def _sentence(self, problem: BaseException) -> TrainerError:
-        return TrainerError(
-            f"{self._path} cannot be written ({_first_line(problem)}): free space on that disk and resume; "
-            "earlier checkpoints and the pool are intact."
-        )
 
 
 def _first_line(problem: BaseException) -> str:

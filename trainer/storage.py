@@ -14,7 +14,8 @@ from pool_store.errors import PoolError, PoolMissing
 from pool_store.storage import Storage, open_storage
 from trainer.config import Config
 from trainer.errors import TrainerError
-from trainer.state import Checkpoints, writing
+from trainer.files import writing
+from trainer.state import Checkpoints
 
 _FILES = ("model/derainer.safetensors", "config.yaml", "environment.json", "metrics.jsonl", "summary.json")
 _CHECKPOINTS = "checkpoints"
@@ -126,7 +127,12 @@ def _copy(config: Config, storage: Storage, copied: dict[str, tuple[int, int]]) 
             data = data[: data.rfind(b"\n") + 1]  # its last line may be half written
         storage.replace(key, data)
         copied[key] = mark
-    for old in _checkpoints(storage)[: -config.report.keep_checkpoints]:
+    there = _checkpoints(storage)
+    abandoned = [key for key in there if newest and Path(key).name > newest[0].name]
+    for old in (
+        *abandoned,
+        *[key for key in there if key not in abandoned][: -config.report.keep_checkpoints],
+    ):
         storage.remove(old)
 
 

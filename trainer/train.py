@@ -54,6 +54,7 @@ def train(job: Job) -> None:
     number = progress.samples // (config.data.batch * workers())
     batches = job.batches.loader(number, config.data.workers)
     upcoming = next(batches)
+    job.reporter.begin()
 
     while goes_on(job):
         started = job.clock()
@@ -77,7 +78,8 @@ def train(job: Job) -> None:
         job.reporter.step(progress, losses, waited)
         if progress.steps % report.evaluate_every == 0:
             pool = job.pool.stats()
-            progress.readings.append(pool.mean_log_odds or 0.0 if pool else 0.0)
+            if progress.stage == 1 and pool is not None and pool.mean_log_odds is not None:
+                progress.readings.append(pool.mean_log_odds)
             job.reporter.evaluate(method.averaged, progress)
         if progress.steps % report.sheet_every == 0:
             job.reporter.sheet(method.averaged, progress)

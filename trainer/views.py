@@ -98,7 +98,7 @@ class ConsoleView:
             self._bar.stop()
 
     def _left(self, line: Line) -> timedelta:
-        left = (self._samples - line["samples"]) / max(line["rate/images_per_second"], 1e-9)
+        left = max(0, self._samples - line["samples"]) / max(line["rate/images_per_second"], 1e-9)
         if self._seconds is not None:
             left = min(left, max(0.0, self._seconds - line["seconds"]))
         return timedelta(seconds=round(left))

@@ -130,6 +130,33 @@ def test_a_wrong_setting_names_the_nearest(
     assert "Traceback" not in errors
 
 
+def test_a_known_data_set_is_enough_to_train_and_evaluate(
+    tree: Tree, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = photographs / "sets" / "DDN-Data"
+    shutil.copytree(photographs / "rainy", known / "train" / "input")
+    shutil.copytree(photographs / "clean", known / "train" / "target")
+    shutil.copytree(photographs / "val" / "rainy", known / "test" / "input")
+    shutil.copytree(photographs / "val" / "clean", known / "test" / "target")
+    tree["data"] = {"crop": 32, "batch": 2, "workers": 0}
+    settings = ("data.set=ddn", f"data.root={photographs / 'sets'}", "schedule.samples=16")
+    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), *settings) == 0
+    run = photographs / "runs" / "small"
+    data = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    assert data["validation_clean"] == str(known / "test" / "target")
+    capsys.readouterr()
+    sheet = photographs / "sheet.png"
+    evaluation = ("evaluate", run, photographs / "sets", "--sheet", sheet)
+    assert _rgsud(monkeypatch, *evaluation, "--set", "DDN") == 0
+    assert "Protocol B" in capsys.readouterr().out
+    assert _rgsud(monkeypatch, *evaluation, "--set", "Rain12O0") == 2
+    assert "did you mean 'DID-Data'" in capsys.readouterr().err
+    assert _rgsud(monkeypatch, *evaluation) == 2
+    assert "ground truth is missing" in capsys.readouterr().err
+    assert _rgsud(monkeypatch, "train", "demo", "data.set=DDN") == 2
+    assert "data.root" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -19,10 +19,11 @@ from pool_store.client import open_pool
 from trainer import launch, report
 from trainer.config import Config
 from trainer.errors import TrainerError
+from trainer.files import writing
 from trainer.methods import METHODS
 from trainer.methods.rgsud import RGSUD
 from trainer.models.derainers import load_derainer
-from trainer.state import Checkpoints, writing
+from trainer.state import Checkpoints
 
 
 def _quiet() -> Console:

@@ -113,7 +113,7 @@ def _is_complete(folder: Path, wanted: dict[str, int]) -> bool:
 
 
 def write_demo_data(folder: Path | str, seed: int = 0) -> DemoData:
-    """Writes 16 rainy, 14 clean and 8 validation images (about 300x220) and returns their folders.
+    """Writes 12 rainy, 14 clean and 8 validation images (about 300x220) and returns their folders.
 
     Rainy, clean and validation images come from different photographs; the rain is rendered, and costs about
     as much PSNR as that of Rain100L. Does nothing where the folder holds these data already, and appears

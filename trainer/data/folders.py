@@ -15,6 +15,8 @@ import PIL.Image
 import PIL.ImageOps
 from numpy.typing import NDArray
 
+from pool_store.errors import PoolError
+from pool_store.schemas import image_id
 from trainer.errors import TrainerError
 
 Image = NDArray[np.uint8]
@@ -32,7 +34,7 @@ def named(names: Iterable[object], shown: int = _SHOWN) -> str:
 
 
 def list_images(root: Path | str) -> list[Path]:
-    """Every image file below a folder, sorted by path; hidden ones are left out.
+    """Every image file below a folder, sorted by path; hidden files and folders are left out.
 
     Raises TrainerError where the folder is missing or holds no image.
     """
@@ -43,7 +45,9 @@ def list_images(root: Path | str) -> list[Path]:
     found = sorted(
         path
         for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and path.is_file()
     )
     if not found:
         raise TrainerError(f"{root} holds no image: put {', '.join(SUFFIXES)} files there.")
@@ -64,7 +68,7 @@ def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
 def read_image(path: Path | str) -> Image:
     """An image file as uint8 H,W,3 RGB, upright as its EXIF says.
 
-    Transparency is dropped, 16 bits are rounded to 8. Raises TrainerError where the file is missing, broken,
+    Transparency is dropped, 16 bits become 8. Raises TrainerError where the file is missing, broken,
     cut short, or no image.
     """
     try:
@@ -236,8 +240,9 @@ def check_training_data(
     """Reads every image of both domains and of the validation pairs (degraded, clean) once.
 
     Raises one TrainerError with a sentence for every problem: folders missing or empty or with fewer than
-    `minimum` images, files unreadable, images smaller than `crop` pixels, photographs that are in both
-    domains, validation images without a partner or with one of another size.
+    `minimum` images, files unreadable, rainy images with names that the pool does not take, images smaller
+    than `crop` pixels, photographs that are in both domains, validation images without a partner or with one
+    of another size.
     """
     problems: list[str] = []
     domains: list[list[_Look]] = []
@@ -251,6 +256,8 @@ def check_training_data(
                 f"{len(small)} images of {root} are smaller than the crop of {crop}x{crop}: {sizes}; "
                 "remove them or train on smaller crops."
             )
+        if folder and root == rainy:
+            problems.extend(_unnameable(folder))
         if folder and len(folder) < minimum:
             problems.append(f"{root} holds {len(folder)} images, and {minimum} are needed: add some.")
         domains.append(looks)
@@ -279,6 +286,17 @@ def check_training_data(
     return DataReport(
         _report(domains[0]), _report(domains[1]), _report(pairs[0]) if pairs else None, tuple(sorted(leaked))
     )
+
+
+def _unnameable(rainy: ImageFolder) -> list[str]:
+    """Images whose names the reward pool does not take."""
+    problems = []
+    for identity in rainy.ids:
+        try:
+            image_id(identity)
+        except PoolError as problem:
+            problems.append(f"{rainy.files[identity]}: {problem}: rename it.")
+    return problems[:_SHOWN] + [f"{len(problems) - _SHOWN} more names like these."] * (len(problems) > _SHOWN)
 
 
 def _mismatched(degraded: Sequence[_Look], clean: Sequence[_Look]) -> list[str]:

@@ -179,9 +179,14 @@ class RainBank:
             searched = threads.map(self._search, sorted(order.tolist()))
             self._found = [found for found in searched if len(found.corners)]
         if not self._found:
+            remedy = (
+                "take larger data.rain_search.below and .chroma, a smaller .coverage, or recipe rain100l-gan"
+            )
+            if crop > _LARGEST:
+                remedy = f"take a data.crop of at most {_LARGEST}, the part of an image that is searched"
             raise TrainerError(
                 f"no flat place of {crop}x{crop} pixels was found in {self.searched} images of {rainy.root}: "
-                "take larger data.rain_search.below and .chroma, a smaller .coverage, or method.name=rgsud."
+                f"{remedy}."
             )
 
     def _search(self, index: int) -> _Found:

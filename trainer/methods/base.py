@@ -66,6 +66,10 @@ class MethodSettings(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward passes (autocast)."""
 
+    def refuse(self, crop: int) -> str | None:
+        """Why crops of that side, pixels, cannot be trained on, if so."""
+        return None
+
 
 def adam(chosen: OptimizerSettings, *modules: nn.Module) -> Adam:
     """The optimiser of these networks."""
@@ -188,4 +192,7 @@ class Method(ABC):
         """The inverse of :meth:`state_dict`."""
         self.steps = state["steps"]
         for name in self.parts:
-            getattr(self, name).load_state_dict(state[name])
+            part = getattr(self, name)
+            part.load_state_dict(state[name])
+            if isinstance(part, Adam):  # who resumes with other settings means them
+                part.param_groups[0].update(getattr(self._shared, name).model_dump())

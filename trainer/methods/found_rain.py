@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from trainer.losses import gaussian_blur, psnr_loss, ssim_loss
@@ -33,6 +33,18 @@ class RewardRainSettings(Settings):
     coverage: float = Field(0.4, gt=0, le=1)
     """Share of a crop that must be smooth for its rain to be used."""
 
+    @field_validator("window")
+    @classmethod
+    def _odd(cls, window: int) -> int:
+        if window % 2 == 0:
+            raise ValueError(f"{window} is even, and a window has a middle: take {window + 1}")
+        return window
+
+    @property
+    def kernel(self) -> int:
+        """Side of the Gaussian, pixels."""
+        return 2 * round(2.5 * self.sigma) + 1
+
 
 class FoundRainSettings(MethodSettings):
     """What the method adds to those of all."""
@@ -42,6 +54,11 @@ class FoundRainSettings(MethodSettings):
     """Of the method."""
     reward_rain: RewardRainSettings = RewardRainSettings()
     """Stage 2."""
+
+    def refuse(self, crop: int) -> str | None:
+        if crop <= self.reward_rain.kernel // 2:
+            return f"method.reward_rain.sigma {self.reward_rain.sigma:g} is too large for crops of {crop}"
+        return None
 
 
 def rain_before(reward: Tensor, image: Tensor, settings: RewardRainSettings) -> tuple[Tensor, Tensor]:
@@ -61,8 +78,7 @@ def rain_before(reward: Tensor, image: Tensor, settings: RewardRainSettings) -> 
         return F.avg_pool2d(image, side, stride=1, padding=side // 2, count_include_pad=False)
 
     reward, image = reward.mean(dim=1, keepdim=True), image.mean(dim=1, keepdim=True)
-    kernel = 2 * round(2.5 * settings.sigma) + 1
-    scene = gaussian_blur(torch.minimum(reward, image), kernel, settings.sigma)
+    scene = gaussian_blur(torch.minimum(reward, image), settings.kernel, settings.sigma)
     detail = mean((reward - scene).square(), settings.window)
     taken = mean((image - reward).square(), settings.window)
     smooth = (detail < settings.detail**2) & (detail < taken)

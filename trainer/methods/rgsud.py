@@ -65,6 +65,16 @@ class RGSUDSettings(MethodSettings):
     clean_identity: float = 0.0
     """Factor on |F(B_u)|: a clean image has no rain to extract."""
 
+    def refuse(self, crop: int) -> str | None:
+        downscale, layers = self.generator.downscale, self.discriminator.layers
+        if crop % downscale:
+            return (
+                f"data.crop {crop} is no multiple of method.generator.downscale {downscale}: change it"
+            )
+        if crop < 2 ** (layers + 1):
+            return f"data.crop {crop} is too small for method.discriminator.layers {layers}: take fewer"
+        return None
+
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
