@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 
@@ -111,6 +112,22 @@ def test_a_full_disk_leaves_the_pool_whole(
     assert backend.files() == before
     assert pool.offer(make_offer(pool, "a", 2.0, 2)).status == "replaced"
     pool.image(pool.entries(["a"])["a"].best.digest)
+
+
+def test_a_full_disk_leaves_a_rainy_image_as_it_was(
+    backend: Any, picture: Callable[[int], Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = backend.open()
+    pool.put_source("a", picture(1))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(PoolError, match="No space left"):
+            pool.put_source("a", picture(2))
+    np.testing.assert_array_equal(pool.source("a"), picture(1))
 
 
 def test_goes_on_when_its_server_is_back(tmp_path: Path, make_offer: Callable[..., Offer]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pool_store import http_client
 from pool_store.blobs import Image, digest_of, encode
+from pool_store.client import open_pool
 from pool_store.errors import PoolConflict, PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.http_client import HttpPool
 from pool_store.schemas import Lineage, Offer, PoolSettings
@@ -30,12 +31,14 @@ class Service:
         self.answers: list[Any] = []
         self.requests: list[httpx.Request] = []
         self.pauses: list[float] = []
+        self.made_with: dict[str, Any] = {}
         transport = httpx.MockTransport(self._answer)
         monkeypatch.setattr(httpx.Client, "_init_transport", lambda *_, **__: transport)
         monkeypatch.setattr("time.sleep", self.pauses.append)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         if request.method == "PUT" and request.url.path == "/v1/pools/demo":
+            self.made_with = json.loads(request.read())
             return httpx.Response(200, json=INFO)
         request.read()
         self.requests.append(request)
@@ -206,3 +209,9 @@ def test_large_questions_go_in_pages(
     monkeypatch.setattr(http_client, "OFFERS_A_REQUEST", 1)
     service.answers = [httpx.Response(200, json=DECISION)]
     assert len(pool.offer_many([OFFER] * 3)) == 3
+
+
+def test_no_history_is_asked_for_where_it_is_none_that_is_wanted(service: Service) -> None:
+    for history in (0, 3, None):
+        open_pool("http://pool/demo", fingerprint="f", history=history).close()
+        assert service.made_with.get("history") == history

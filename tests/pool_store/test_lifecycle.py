@@ -94,6 +94,7 @@ def test_refuses_another_scorers_export(tcp: Any, pool: Pool, tmp_path: Path) ->
         ("garbage", "'rewards/b.webp' of .* is no image"),
         ("missing", "cannot import .*rewards/b.webp: No such file"),
         ("table", r"line 2 of .*rewards.csv is wrong"),
+        ("stage", r"line 2 of .*rewards.csv is wrong: Input should be greater than or equal to 1"),
         ("escape", r"names a file outside of itself, '\.\./"),
         ("settings", "pool.json is not of an export"),
         ("empty", "cannot import .*pool.json: No such file .*give the folder or the .tar of an export"),
@@ -112,6 +113,10 @@ def test_refuses_a_damaged_export(tcp: Any, pool: Pool, tmp_path: Path, damage: 
     elif damage == "table":
         head, *_ = table.read_text().splitlines()
         table.write_text(f"{head}\n../x,1,rewards/b.webp\n")
+    elif damage == "stage":
+        head, first, *rest = table.read_text().splitlines()
+        fields = dict(zip(head.split(","), first.split(","), strict=True)) | {"stage": "0"}
+        table.write_text("\n".join((head, ",".join(fields.values()), *rest)))
     elif damage == "escape":
         table.write_text(table.read_text().replace("rewards/", "../rewards/"))
     elif damage == "settings":

@@ -110,6 +110,14 @@ def test_bad_photographs_are_named_before_anything_is_trained(
         ("recyling.every=2", "did you mean 'recycling'?"),
         ("derainer=nafnet-3", "there is no derainer 'nafnet-3': did you mean 'nafnet-32'?"),
         ("data.crop=33", "no multiple of method.generator.downscale 2"),
+        ("method.discriminator.layers=5", "data.crop 32 is too small for method.discriminator.layers 5"),
+        ("ray.workers=0", "greater than or equal to 1"),
+        ("ray.workers=[4, 2]", "the fewest come first"),
+        ("schedule.seconds=0", "schedule.seconds: Input should be greater than 0"),
+        ("schedule.plateau_patience=0", "greater than or equal to 1"),
+        ("data.rainy=[old]/rainy", "is not YAML after the '='"),
+        ("method={name: found-rain, reward_rain: {window: 30}}", "30 is even"),
+        ("method={name: found-rain, reward_rain: {sigma: 15}}", "sigma 15 is too large for crops of 32"),
         ("data.batch", "write key=value"),
         ("recycling.scorer=local:daclip-light", "did you mean 'local:daclip-lite'?"),
         ("recycling.pool=somewhere", "unknown pool 'somewhere'"),
@@ -181,3 +189,22 @@ def test_the_shipped_recipes_are_valid(photographs: Path) -> None:
     assert {"demo", "paper", "rain100l-mini"} <= set(recipes())
     for name in recipes():
         load_config(name, [f"data.rainy={photographs}", f"data.clean={photographs}"])
+
+
+def test_a_demonstration_does_not_take_the_place_of_another_run(
+    tree: Tree, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), "schedule.samples=4") == 0
+    runs = photographs / "runs"
+    assert _rgsud(monkeypatch, "demo", f"runs={runs}", "name=small") == 2
+    assert "holds a run on other data: choose another name" in capsys.readouterr().err
+    assert (runs / "small" / "model" / "derainer.safetensors").exists()
+
+
+def test_a_sheet_without_a_format_is_refused_before_the_work(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    val = photographs / "val"
+    arguments = ("evaluate", "no model", val / "rainy", val / "clean", "--sheet", photographs / "sheet")
+    assert _rgsud(monkeypatch, *arguments) == 2
+    assert "no suffix of an image format" in capsys.readouterr().err

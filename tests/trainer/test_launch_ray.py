@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,7 +18,7 @@ import ray
 import torch
 from rich.console import Console
 
-from trainer import launch
+from trainer import launch, launch_ray
 from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.state import Checkpoints
@@ -107,3 +110,41 @@ def test_two_workers_share_the_images_and_survive_the_death_of_one(config: Confi
 def test_workers_that_do_not_fit_are_told(config: Config) -> None:
     with pytest.raises(TrainerError, match=r"64 worker\(s\) need 64 CPU, the cluster has 2"):
         _run(_with(config, name="many", launch="ray", ray={"workers": 64, "cpus": 1}))
+
+
+def test_paths_of_pool_and_scorer_are_those_of_the_caller(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recycling = {"pool": "redis://host/0?blobs=rewards&pool=a", "scorer": "daclip?weights=w.st&views=tiles"}
+    whole = launch_ray._absolute(_with(config, recycling=recycling)).recycling
+    assert whole.pool == f"redis://host/0?blobs={tmp_path}/rewards&pool=a"
+    assert whole.scorer == f"daclip?weights={tmp_path}/w.st&views=tiles"
+    kept = {"pool": "redis://host/0?blobs=s3://bucket/a", "scorer": "daclip-lite"}
+    assert launch_ray._absolute(_with(config, recycling=kept)).recycling.model_dump().items() >= kept.items()
+
+
+def test_a_cluster_of_this_machine_is_joined_and_one_of_its_own_started_where_there_is_none(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    running: set[str] = set()
+
+    def init(address: str, **_: object) -> None:
+        asked.append(address)
+        if address not in running:
+            raise ConnectionError("nothing there")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with ExitStack() as stack:
+        running.add("auto")
+        assert not launch_ray._connect(config, stack)
+        running.clear()
+        running.add("local")
+        assert launch_ray._connect(config, stack)
+        assert asked == ["auto", "auto", "local"]
+        with pytest.raises(TrainerError, match=re.escape("no Ray cluster at 192.0.2.1:1")):
+            launch_ray._connect(_with(config, ray={"address": "192.0.2.1:1"}), stack)

@@ -48,3 +48,14 @@ def test_what_is_no_record_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainerError, match=r"the record in .* cannot be written"):
         CandidateRecord(tmp_path / "file").add(Candidate("a", np.zeros((4, 4, 3), np.uint8)), _lineage(1))
+
+
+def test_a_line_that_was_cut_off_costs_itself_alone(tmp_path: Path) -> None:
+    record = CandidateRecord(tmp_path)
+    image = np.zeros((4, 4, 3), np.uint8)
+    record.add(Candidate("a", image), _lineage(1))
+    record.add(Candidate("b", image), _lineage(2))
+    table = tmp_path / "candidates.jsonl"
+    table.write_bytes(table.read_bytes()[:-9])
+    record.add(Candidate("c", image), _lineage(3))
+    assert [item.id for item in read_record(tmp_path)] == ["a", "c"]

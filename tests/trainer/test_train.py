@@ -256,3 +256,66 @@ def test_writing_appears_only_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mine"):
         fail_half_way()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_dies_before_its_first_checkpoint_repeats_exactly(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _with(config, report={"checkpoint_every": 100})
+    straight = config.model_copy(update={"name": "straight"})
+    launch.run(straight, console=_quiet())
+
+    class Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        _stop_after(patched, 9, die)
+        with pytest.raises(Killed):
+            launch.run(config, console=_quiet())
+    launch.run(config, resume=True, console=_quiet())
+    ours, theirs = (Checkpoints(c.folder / "checkpoints", 3).load() for c in (config, straight))
+    for key, value in theirs["method"]["derainer"].items():
+        assert torch.equal(ours["method"]["derainer"][key], value), key
+
+
+def test_from_an_earlier_checkpoint_a_run_goes_on_without_the_later_ones(config: Config) -> None:
+    config = _with(config, recycling={"synchronous": False})
+    launch.run(config, console=_quiet())
+    saved = Checkpoints(config.folder / "checkpoints", 3)
+    assert [file.stem[-2:] for file in saved.files()] == ["06", "09", "12"]
+    launch.run(_with(config, schedule={"samples": 20}), checkpoint=saved.files()[0], console=_quiet())
+    assert [file.stem[-2:] for file in saved.files()] == ["06", "09", "10"]
+    abandoned = config.folder / "checkpoints" / "abandoned"
+    assert sorted(file.stem[-2:] for file in abandoned.iterdir()) == ["09", "12"]
+    other = config.model_copy(update={"name": "other"})
+    start = saved.files()[-1]
+    launch.run(other, checkpoint=start, console=_quiet())
+    with pytest.raises(TrainerError, match="already holds a run"):
+        launch.run(other, checkpoint=start, console=_quiet())
+
+
+def test_who_resumes_with_another_learning_rate_gets_it(config: Config) -> None:
+    launch.run(_with(config, schedule={"samples": 12}), console=_quiet())
+    slower = _with(config, method={"derainer_optimizer": {"lr": 1e-7}, "generator_optimizer": {"lr": 1e-7}})
+    launch.run(slower, resume=True, console=_quiet())
+    method = Checkpoints(config.folder / "checkpoints", 3).load()["method"]
+    rates = [
+        method[name]["param_groups"][0]["lr"]
+        for name in ("derainer_optimizer", "generator_optimizer", "discriminator_optimizer")
+    ]
+    assert rates == [1e-7, 1e-7, config.method.model_dump()["discriminator_optimizer"]["lr"]]
+
+
+def test_a_pool_that_is_empty_is_no_reading_of_the_plateau(config: Config) -> None:
+    plateau = _with(
+        config,
+        schedule={"samples": 48, "stage2_from": "plateau", "recycle_from": 24},
+        report={"evaluate_every": 2},
+    )
+    launch.run(plateau, console=_quiet())
+    progress = Checkpoints(config.folder / "checkpoints", 3).load()["progress"]
+    stage1 = [line for line in _lines(plateau, "evaluation") if line["stage"] == 1 and line["samples"] > 24]
+    assert len(progress["readings"]) == len(stage1)

@@ -91,3 +91,9 @@ def test_what_another_process_appends_is_shown_once_and_whole(tmp_path: Path) ->
         file.write(whole[20:] + json.dumps(_line("notice", text="the last")) + "\n")
     assert [line["kind"] for line in seen.lines] == ["step", "step", "notice"]
     assert seen.closed
+
+
+def test_a_run_over_its_schedule_has_no_time_left() -> None:
+    out = io.StringIO()
+    ConsoleView(Console(file=out, force_terminal=False, width=200), 4, None).show(STEP)
+    assert "0:00:00 left" in out.getvalue()

@@ -168,3 +168,17 @@ def test_missing_and_thin_folders_are_problems_of_the_check(data):
     with pytest.raises(TrainerError, match="rainy does not exist") as caught:
         check(data)
     assert "holds 1 images, and 2 are needed" in str(caught.value)
+
+
+def test_hidden_folders_are_left_out(tmp_path):
+    save(tmp_path / "a.png", photograph(1))
+    save(tmp_path / ".ipynb_checkpoints" / "a-checkpoint.png", photograph(2))
+    assert ImageFolder(tmp_path).ids == ["a"]
+
+
+def test_rainy_images_that_the_pool_cannot_name_are_told(data):
+    save(data / "rainy" / "what?.png", photograph(5))
+    save(data / "clean" / "what?.png", photograph(6))
+    with pytest.raises(TrainerError, match=r"rainy/what\?\.png: .*cannot name an image.*: rename it") as told:
+        check(data)
+    assert "clean/what" not in str(told.value)
