@@ -140,7 +140,7 @@ def write_page(
         *(row(f"`{name}`", f"{one.value:,.4g}", one.kind, one.source) for name, one in figures.items()),
         "",
         "*Measured*: on the machine with 2 cores that the named results are of. *Published*: others' figures",
-        "for other machines, not repeated here. *Assumed*: put your own into `benchmarks/scaling_plan.py`.",
+        "for other machines, not repeated here; whose those of the RTX 3090 are was not kept. *Assumed*: put your own into `benchmarks/scaling_plan.py`.",
         "",
         "## Formulas",
         "",

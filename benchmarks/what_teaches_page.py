@@ -89,7 +89,8 @@ def figures(found: Found) -> dict[str, float]:
             for metric in Scores.model_fields:
                 values = [line[weights][metric] for line in last]
                 flat[f"{run}_{weights}_{metric}"] = statistics.fmean(values)
-                flat[f"{run}_{weights}_{metric}_spread"] = max(values) - min(values)
+                if len(values) > 1:
+                    flat[f"{run}_{weights}_{metric}_spread"] = max(values) - min(values)
     return flat
 
 
@@ -104,9 +105,12 @@ def table(found: Found, labels: Mapping[str, str]) -> str:
     for name, seed in found:
         run = f"{name}_seed{seed}"
         cells = [labels[name], str(seed), f"{flat[f'{run}_steps']:.0f}"]
-        cells += [f"{flat[f'{run}_{column}']:.2f}" for column in columns]
-        cells += [f"{flat[f'{run}_ema_ssim_y']:.4f}", f"{flat.get(f'{run}_pool_psnr_y', 0):.2f}"]
-        lines.append(f"| {' | '.join(cells)} |".replace("| 0.00 |", "| |"))
+        figure = {column: flat.get(f"{run}_{column}") for column in (*columns, "ema_ssim_y", "pool_psnr_y")}
+        cells += [
+            "" if value is None else f"{value:.{4 if 'ssim' in column else 2}f}"
+            for column, value in figure.items()
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
