@@ -125,11 +125,11 @@ def work(
         elif config.recycling.synchronous:
             save(job)  # what dies before its first checkpoint begins again with the pool as it was
         job.stopping = stopping
-        if (warning := out_of_reach(config, len(job.rainy))) is not None:
-            job.reporter.notice(warning, progress)
-        if config.report.plan:
-            plan = make_plan(config, job.method, progress, job.rainy.load(0))
+        plan = make_plan(config, job.method, progress, job.rainy.load(0)) if config.report.plan else None
+        if plan is not None:
             job.reporter.notice(str(plan), progress)
+        if (warning := out_of_reach(config, len(job.rainy), plan)) is not None:
+            job.reporter.notice(warning, progress)
         train(job)
         job.recycler.flush()
         job.reporter.evaluate(job.method.averaged, job.state.progress)

@@ -88,21 +88,26 @@ def make_plan(config: Config, method: Method, progress: Progress, rainy: Image) 
     )
 
 
-def out_of_reach(config: Config, images: int) -> str | None:
-    """Why stage 2 will not begin with so many rainy images, if that can be told before the start."""
+def out_of_reach(config: Config, images: int, plan: Plan | None = None) -> str | None:
+    """Why stage 2 will not begin with so many rainy images, if that can be told before the start; whether
+    time allows it only where there is a plan."""
     schedule = config.schedule
     if schedule.stage2_from == "never":
         return None
+    total: float = schedule.samples
+    if schedule.seconds is not None and plan is not None:
+        total = min(total, plan.crops * schedule.seconds / plan.step_seconds)
     begin = schedule.recycle_from
-    samples = schedule.samples - (begin if isinstance(begin, int) else begin * schedule.samples)
+    samples = total - (begin if isinstance(begin, int) else begin * total)
     # A worker makes one candidate every few steps, of its own batch: as many an image on any number of them.
     candidates = int(samples / (config.data.batch * config.recycling.every))
     needed = max(1, math.ceil(schedule.minimum_rewards * images))
     if candidates >= needed:
         return None
+    scarce = "samples" if total == schedule.samples else "seconds"
     return (
         f"Stage 2 will not begin: it waits until {needed} images have a reward, and this run makes "
-        f"{candidates} candidates; take more schedule.samples, a lower recycling.every or "
+        f"{candidates} candidates; take more schedule.{scarce}, a lower recycling.every or "
         "schedule.minimum_rewards."
     )
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from trainer import launch
 from trainer.config import Config
-from trainer.plan import out_of_reach
+from trainer.plan import Plan, out_of_reach
 from trainer.state import Checkpoints
 
 
@@ -54,4 +54,12 @@ def test_a_stage_2_that_cannot_begin_is_told(config: Config) -> None:
     )
     shared = _with(config, schedule={"recycle_from": 0.5})
     assert "makes 6 candidates" in (out_of_reach(shared, images=100) or "")
+    slow = Plan(
+        workers=1, crops=2, steps=12, step_seconds=2.0, candidate_seconds=0.0, seconds=24.0, memory_bytes=1
+    )
+    timed = _with(config, schedule={"seconds": 12})
+    assert out_of_reach(timed, images=20) is None
+    # 12 samples in 12 seconds, a candidate from the fifth on.
+    assert "makes 4 candidates; take more schedule.seconds" in (out_of_reach(timed, 20, slow) or "")
+    assert out_of_reach(timed, 8, slow) is None
     assert out_of_reach(_with(config, schedule={"stage2_from": "never"}), images=10**6) is None

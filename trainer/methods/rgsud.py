@@ -68,9 +68,7 @@ class RGSUDSettings(MethodSettings):
     def refuse(self, crop: int) -> str | None:
         downscale, layers = self.generator.downscale, self.discriminator.layers
         if crop % downscale:
-            return (
-                f"data.crop {crop} is no multiple of method.generator.downscale {downscale}: change it"
-            )
+            return f"data.crop {crop} is no multiple of method.generator.downscale {downscale}: change it"
         if crop < 2 ** (layers + 1):
             return f"data.crop {crop} is too small for method.discriminator.layers {layers}: take fewer"
         return None
