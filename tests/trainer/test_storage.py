@@ -81,6 +81,18 @@ def test_no_more_checkpoints_are_kept_than_the_run_keeps(copied: Config) -> None
     assert stored == {"checkpoints/step-000000020.pt", "checkpoints/step-000000030.pt"}
 
 
+def test_checkpoints_that_a_run_went_back_behind_are_copied_no_longer(copied: Config) -> None:
+    for steps in (10, 20):
+        write(copied, steps)
+        copy(copied)
+    checkpoints = Checkpoints(copied.folder / "checkpoints", 2)
+    checkpoints.begin_after(checkpoints.files()[0])
+    write(copied, 15)
+    copy(copied)
+    stored = {key for key in keys(copied) if key.startswith("checkpoints/")}
+    assert stored == {"checkpoints/step-000000010.pt", "checkpoints/step-000000015.pt"}
+
+
 def test_a_line_that_is_being_written_is_left_out(copied: Config) -> None:
     write(copied, 10)
     write(copied, 20, '{"step": 2')
