@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from pool_store.batches import batched
 from pool_store.blobs import Image, decode, digest_of, encode, several
 from pool_store.errors import PoolConflict, PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.host import DEFAULT
@@ -82,7 +83,7 @@ class HttpPool:
 
     def peek(self, ids: Iterable[str]) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
-        for page in _pages(list(ids), IDS_A_REQUEST):
+        for page in batched(ids, IDS_A_REQUEST):
             found.update(self._ask(Thresholds, "POST", "/peek", body=Ids(ids=page)).log_odds)
         return found
 
@@ -111,13 +112,13 @@ class HttpPool:
 
     def offer_many(self, offers: Sequence[Offer]) -> list[Decision]:
         decisions: list[Decision] = []
-        for page in _pages(list(offers), OFFERS_A_REQUEST):
+        for page in batched(offers, OFFERS_A_REQUEST):
             decisions += self._ask(Decisions, "POST", "/offers", body=Offers(offers=page)).decisions
         return decisions
 
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
         found: dict[str, Entry] = {}
-        for page in _pages(list(ids), IDS_A_REQUEST):
+        for page in batched(ids, IDS_A_REQUEST):
             answer = self._ask(Entries, "POST", "/entries", body=Ids(ids=page))
             found.update((entry.id, entry) for entry in answer.entries)
         return found
@@ -304,7 +305,3 @@ def _parcels(encoded: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, b
         parcel.append(image)
     if parcel:
         yield parcel
-
-
-def _pages(items: list[T], size: int) -> Iterator[list[T]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

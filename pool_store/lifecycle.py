@@ -11,8 +11,7 @@ import contextlib
 import csv
 import io
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
@@ -21,6 +20,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pool_store.batches import batched
 from pool_store.blobs import Image, digest_of
 from pool_store.client import Pool
 from pool_store.errors import PoolConflict, PoolError
@@ -113,7 +113,7 @@ def import_pool(pool: Pool, source: Path) -> Moved:
                 f"{source} holds scores of scorer '{settings.fingerprint}', the pool those of "
                 f"'{pool.fingerprint}': import it into a pool of its own, then rescore"
             )
-        for rows in _batches(_rows(read(TABLE), source), BATCH):
+        for rows in batched(_rows(read(TABLE), source), BATCH):
             for row in rows:
                 if pool.put_image(_checked(read(row.file), row, source)) != row.digest:
                     raise PoolError(f"the pool stored '{row.file}' of {source} as another image: report this")
@@ -141,8 +141,8 @@ def rescore_pool(
     """
     ids: set[str] = set()
     candidates = replaced = 0
-    for batched in _batches(_held(source), batch):
-        scores = [float(log_odds) for log_odds in score([held for held, _ in batched])]
+    for some in batched(_held(source), batch):
+        scores = [float(log_odds) for log_odds in score([held for held, _ in some])]
         offers = [
             Offer(
                 id=held.id,
@@ -151,11 +151,11 @@ def rescore_pool(
                 digest=target.put_image(held.image),
                 lineage=candidate.lineage,
             )
-            for (held, candidate), log_odds in zip(batched, scores, strict=True)
+            for (held, candidate), log_odds in zip(some, scores, strict=True)
         ]
         replaced += sum(decision.status == "replaced" for decision in target.offer_many(offers))
-        candidates += len(batched)
-        for id, rainy in {held.id: held.rainy for held, _ in batched if held.id not in ids}.items():
+        candidates += len(some)
+        for id, rainy in {held.id: held.rainy for held, _ in some if held.id not in ids}.items():
             if rainy is not None:
                 target.put_source(id, rainy)
             ids.add(id)
@@ -299,9 +299,3 @@ def _reading(source: Path) -> Iterator[Callable[[str], bytes]]:
         raise PoolError(
             f"cannot import {name}: {reason}; give the folder or the .tar of an export"
         ) from error
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    rest = iter(items)
-    while batch := list(islice(rest, size)):
-        yield batch

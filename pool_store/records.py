@@ -150,8 +150,3 @@ def pack_history(items: Sequence[HistoryItem]) -> bytes:
         _ITEM.pack(item.time, item.step, item.stage, item.log_odds, bytes.fromhex(item.digest))
         for item in items
     )
-
-
-def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Parts of `size` and a rest."""
-    return (items[start : start + size] for start in range(0, len(items), size))

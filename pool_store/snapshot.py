@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
 from pool_store import records
+from pool_store.batches import batched
 from pool_store.dumps import check_dump
 from pool_store.errors import PoolError
 from pool_store.schemas import Entry, HistoryItem, PoolSettings
@@ -137,7 +137,7 @@ def _fill(
     ]
     zeros: dict[str, Any] = dict.fromkeys((name for pair in _SUMS for name in pair), 0)
     with pool.server.answering(), pool.server.transaction() as pipe:
-        for numbers in _pages(range(int(before["buckets"]))):
+        for numbers in batched(range(int(before["buckets"])), PAGE):
             pipe.unlink(*(pool.key(subpool, f"b:{number}") for number in numbers))
         cleared = ("best", "latest", "history", "histogram", "timeline", "replays:0", "replays:1")
         pipe.unlink(*(pool.key(subpool, key) for key in cleared))
@@ -151,7 +151,7 @@ def _fill(
             pipe.hset(pool.key(subpool, "sources"), mapping={packed: known[packed] for packed in known})
         for number, held in filed.items():
             pipe.hset(pool.key(subpool, f"b:{number}"), mapping=held)
-        for page in _pages(entries):
+        for page in batched(entries, PAGE):
             pipe.zadd(pool.key(subpool, "best"), {entry.id: entry.best.log_odds for entry in page})
             past = {
                 entry.id: records.pack_history(histories[entry.id]) for entry in page if histories[entry.id]
@@ -161,17 +161,11 @@ def _fill(
         newest = sorted(entries, key=lambda entry: entry.best.lineage.time)[-LATEST:]
         if newest:
             pipe.zadd(pool.key(subpool, "latest"), {entry.id: entry.best.lineage.time for entry in newest})
-        for page in _pages(sorted(dropped)):
-            pipe.rpush(pool.key(subpool, "released"), *(digest + now.to_bytes(4) for digest in page))
+        for digests in batched(sorted(dropped), PAGE):
+            pipe.rpush(pool.key(subpool, "released"), *(digest + now.to_bytes(4) for digest in digests))
         pipe.execute()
 
 
 def _numbering(known: dict[bytes, int]) -> Callable[[bytes], int]:
     """Numbers sources as `decide.lua` does, adding to `known`."""
     return lambda source: known.setdefault(source, len(known))
-
-
-def _pages(items: Sequence[Any]) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while page := list(islice(rest, PAGE)):
-        yield page

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from pool_store import records
+from pool_store.batches import batched
 from pool_store.blobs import Blobs, Image, Stored, digest_of, several
 from pool_store.errors import PoolConflict, PoolError, PoolMissing
 from pool_store.ranking import Sort, page
@@ -231,7 +232,7 @@ class RewardPool:
             grouped[spread % self.subpools].append((index, hash))
         batches, calls = [], []
         for subpool, group in grouped.items():
-            for batch in records.chunks(group, BATCH):
+            for batch in batched(group, BATCH):
                 batches.append(batch)
                 # Else what was put would make a call wait for the log that changes nothing.
                 added = self._take_uncounted() if stored else []
@@ -256,7 +257,7 @@ class RewardPool:
         grouped: dict[int, list[tuple[str, bytes]]] = defaultdict(list)
         for id, (hash, spread) in ((id, records.place(id)) for id in ids):
             grouped[spread % self.subpools].append((id, hash.to_bytes(4)))
-        batches = [(k, batch) for k, group in grouped.items() for batch in records.chunks(group, BATCH)]
+        batches = [(k, batch) for k, group in grouped.items() for batch in batched(group, BATCH)]
         calls = [(self.key(k, "meta"), [*itertools.chain(*batch)]) for k, batch in batches]
         for (k, batch), (birth, scores, found) in zip(
             batches, self.server.run_many(READ, calls), strict=True
