@@ -72,7 +72,7 @@ USES = ("recycling.every=12", "method.lambda2=0.8")
 """Rewards as the paper uses them, beside the rain that they show."""
 RAIN_ALONE = ("recycling.every=12", "method.lambda2=0")
 SCORERS = {
-    "daclip": ("both stages, default scorer", LITE),
+    "daclip": ("both stages, the recipe's scorer", LITE),
     "oracle": ("oracle: true PSNR", "recycling.scorer=local:oracle?truth={truth}"),
     "latest": ("latest always wins", LATEST),
     "random": ("random scorer", "recycling.scorer=local:random"),
@@ -86,7 +86,7 @@ RUNS: dict[str, Row] = {
     "teacher": Row("averaged weights as teacher, no pool", (LATEST, *USES, "method.teacher=true")),
     "mean3": Row("mean of the best 3", (LITE, *USES, "recycling.keep=3", "recycling.reward=mean")),
     "few_stage1": Row("rain of few places: stage 1 alone", (*NO_POOL, FEW), "few"),
-    "few_daclip": Row("rain of few places: both stages, default scorer", (LITE, *USES, FEW), "few"),
+    "few_daclip": Row("rain of few places: both stages, the recipe's scorer", (LITE, *USES, FEW), "few"),
     "few_rain_only": Row(
         "rain of few places: the rain of rewards without L_re", (LITE, *RAIN_ALONE, FEW), "few"
     ),

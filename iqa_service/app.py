@@ -10,13 +10,11 @@ Within the cluster, callers use the string ``serve:APP``; others ``http://HOST:P
 
 import asyncio
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import SecretStr
 from ray import serve
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
@@ -24,7 +22,7 @@ from ray.serve.schema import LoggingConfig
 from ray.util.metrics import Counter, Histogram
 
 from iqa_service.errors import ScorerAway, ScorerError
-from iqa_service.schemas import SCORER, TOKEN_VARIABLE, Answer, ScorerInfo, ServiceSettings, ViewCall
+from iqa_service.schemas import SCORER, Answer, ScorerInfo, ServiceSettings, ViewCall, token_of_environment
 
 _BATCHES_AT_ONCE = 2
 """One is scored while the next one fills."""
@@ -42,7 +40,7 @@ class ScorerReplica:
 
         threads = settings.threads or max(1, math.ceil(settings.cpus))
         torch.set_num_threads(threads)
-        self._service = ScoringService(open_scorer(settings.spec), settings.batch_views)
+        self._service = ScoringService(open_scorer(settings.spec), settings.views_at_once)
         self._thread = ThreadPoolExecutor(1, "scorer", torch.set_num_threads, (threads,))
         self._merged = serve.batch(
             max_batch_size=settings.batch_views,
@@ -120,8 +118,8 @@ def build_app(settings: ServiceSettings) -> serve.Application:
 
     A token that the settings leave out is taken from the environment of whoever builds the application.
     """
-    if settings.token is None and (token := os.environ.get(TOKEN_VARIABLE)):
-        settings = settings.model_copy(update={"token": SecretStr(token)})
+    if settings.token is None and (token := token_of_environment()):
+        settings = settings.model_copy(update={"token": token})
     refusals = BackpressureConfig(retry_after_s=settings.retry_after_seconds)
     scaling: dict[str, Any] = {"num_replicas": settings.replicas}
     if settings.max_replicas is not None:

@@ -6,8 +6,9 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -18,12 +19,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from iqa_service.backends import Candidate, ScoreBackend
-    from iqa_service.views import Image
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+    _Named = tuple[str, Candidate]
+    """What a candidate is called on the screen, and it."""
+
 _AT_ONCE = 32
 _TRIES = 20
 """At a service that has no room, with its own idea of a pause between them."""
+
+
+class _Found(NamedTuple):
+    """An image: its path in its folder without suffix, by which a rainy image or a truth is found, and it."""
+
+    id: str
+    path: Path
 
 
 def score(
@@ -57,10 +66,11 @@ def score(
     problems: list[str] = []
     found = _find(images, problems)
     if reference_out is not None:
-        _reference(scorer, list(_load(found, rainy, problems)), reference_out, problems)
+        candidates = [candidate for _, candidate in _load(found, rainy, problems)]
+        _reference(scorer, candidates, reference_out, problems)
         return
-    if heatmap is not None and len(found) > 1 and heatmap.suffix:
-        raise ScorerError(f"--heatmap {heatmap} is one file for {len(found)} images: give a folder")
+    if heatmap is not None:
+        _check_heatmap(heatmap, len(found))
     backend = open_scorer(scorer)
     try:
         rows = _score_all(backend, found, rainy, heatmap, problems)
@@ -72,40 +82,39 @@ def score(
 
 def _score_all(
     backend: ScoreBackend,
-    found: dict[str, Path],
+    found: dict[str, _Found],
     rainy: Path | None,
     heatmap: Path | None,
     problems: list[str],
 ) -> list[tuple[str, float]]:
     rows: list[tuple[str, float]] = []
-    held: list[Candidate] = []
+    held: list[_Named] = []
 
     def flush() -> None:
         scored = _scored(backend, held, problems)
-        rows.extend((candidate.id, log_odds) for candidate, log_odds in scored)
+        rows.extend((name, log_odds) for (name, _), log_odds in scored)
         if heatmap is not None:
             _draw(backend, scored, heatmap, problems)
         held.clear()
 
-    for candidate in _load(found, rainy, problems):
-        held.append(candidate)
+    for named in _load(found, rainy, problems):
+        held.append(named)
         if len(held) == _AT_ONCE:
             flush()
     flush()
     return rows
 
 
-def _scored(
-    backend: ScoreBackend, candidates: list[Candidate], problems: list[str]
-) -> list[tuple[Candidate, float]]:
+def _scored(backend: ScoreBackend, held: list[_Named], problems: list[str]) -> list[tuple[_Named, float]]:
     """Each candidate with its log-odds; one that fails is named among the problems and costs no other."""
     try:
-        return list(zip(candidates, map(float, _patiently(backend, candidates)), strict=True))
+        odds = _patiently(backend, [candidate for _, candidate in held])
+        return list(zip(held, map(float, odds), strict=True))
     except ScorerError as error:
-        if len(candidates) == 1:
+        if len(held) == 1:
             problems.append(str(error))
             return []
-    return [one for candidate in candidates for one in _scored(backend, [candidate], problems)]
+    return [one for named in held for one in _scored(backend, [named], problems)]
 
 
 def _patiently(backend: ScoreBackend, candidates: list[Candidate]) -> NDArray[np.float32]:
@@ -117,64 +126,66 @@ def _patiently(backend: ScoreBackend, candidates: list[Candidate]) -> NDArray[np
     return backend.score(candidates)
 
 
+def _check_heatmap(target: Path, images: int) -> None:
+    """Before anything is scored."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if images > 1 and target.suffix:
+        raise ScorerError(f"--heatmap {target} is one file for {images} images: give a folder")
+    if target.suffix and target.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise ScorerError(f"--heatmap {target} has no suffix of an image format: end it in .png")
+
+
 def _draw(
-    backend: ScoreBackend, scored: list[tuple[Candidate, float]], target: Path, problems: list[str]
+    backend: ScoreBackend, scored: list[tuple[_Named, float]], target: Path, problems: list[str]
 ) -> None:
     from iqa_service.heatmap import draw_heatmap, tile_scores
 
-    for candidate, log_odds in scored:
-        path = target if target.suffix else target / f"{candidate.id}.png"
-        title = f"{candidate.id}: log-odds {log_odds:+.2f} by {backend.name}"
+    for (name, candidate), log_odds in scored:
+        path = target if target.suffix else target / f"{name}.png"
+        title = f"{name}: log-odds {log_odds:+.2f} by {backend.name}"
         try:
             draw_heatmap(candidate.image, tile_scores(backend, candidate), title, path)
         except ScorerError as error:  # a tile may be too small for a scorer that the image is not
-            problems.append(f"no heatmap of '{candidate.id}', {error}")
+            problems.append(f"no heatmap of '{name}', {error}")
+        except OSError as error:
+            problems.append(f"no heatmap at '{path}' ({error.strerror or error})")
 
 
-def _find(sources: list[Path], problems: list[str]) -> dict[str, Path]:
-    """The images in files and folders, by id: the path in its folder without suffix."""
-    found: dict[str, Path] = {}
+def _find(sources: list[Path], problems: list[str]) -> dict[str, _Found]:
+    """The images in files and folders, each by a name of its own."""
+    from iqa_service.pixels import images_below
+
+    found: dict[str, _Found] = {}
     for source in sources:
-        if source.is_dir():
-            files = sorted(path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES)
-            if not files:
-                problems.append(f"no images in the folder '{source}'")
-            named = [(path.relative_to(source).with_suffix("").as_posix(), path) for path in files]
-        else:
-            named = [(source.stem, source)]
-        for id, path in named:
-            # Two folders may hold the same names; whole paths tell them apart.
-            found[path.as_posix() if id in found else id] = path
+        below = images_below(source) if source.is_dir() else {source.stem: source}
+        if not below:
+            problems.append(f"no images in the folder '{source}'")
+        for id, path in below.items():
+            # Several folders may hold the same names.
+            folder = (source if source.is_dir() else source.parent).resolve().name
+            names = chain((id, f"{folder}/{id}"), (f"{folder} {number}/{id}" for number in count(2)))
+            found[next(name for name in names if name not in found)] = _Found(id, path)
     return found
 
 
-def _load(found: dict[str, Path], rainy: Path | None, problems: list[str]) -> Iterator[Candidate]:
+def _load(found: dict[str, _Found], rainy: Path | None, problems: list[str]) -> Iterator[_Named]:
     from iqa_service.backends import Candidate
+    from iqa_service.pixels import images_below, read_photograph
 
     beside: dict[str, Path] = {}
     if rainy is not None and rainy.is_dir():
-        files = (path for path in rainy.rglob("*") if path.suffix.lower() in _SUFFIXES)
-        beside = {path.relative_to(rainy).with_suffix("").as_posix(): path for path in files}
+        beside = images_below(rainy)
     elif rainy is not None:
-        beside = dict.fromkeys(found, rainy)
-    for id, path in found.items():
+        beside = {one.id: rainy for one in found.values()}
+    for name, (id, path) in found.items():
         try:
             if rainy is not None and id not in beside:
                 raise ScorerError(f"no rainy image '{id}' for '{path}' in '{rainy}': give one by that name")
-            yield Candidate(id, _read(path), _read(beside[id]) if id in beside else None)
+            wet = read_photograph(beside[id]) if id in beside else None
+            yield name, Candidate(id, read_photograph(path), wet)
         except ScorerError as error:
             problems.append(str(error))
-
-
-def _read(path: Path) -> Image:
-    import numpy as np
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise ScorerError(f"cannot read '{path}' as an image ({error})") from error
 
 
 def _reference(scorer: str, candidates: list[Candidate], path: Path, problems: list[str]) -> None:

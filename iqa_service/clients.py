@@ -22,7 +22,17 @@ from pydantic import BaseModel, Field, ValidationError
 from iqa_service.backends import Candidate, LocalBackend, ScoreBackend
 from iqa_service.consistency import ConsistentBackend
 from iqa_service.errors import ScorerAway, ScorerBusy, ScorerError
-from iqa_service.schemas import SCORER, TOKEN_VARIABLE, Answer, ScorerInfo, Scores, ViewCall, ViewScores
+from iqa_service.schemas import (
+    SCORER,
+    TOKEN_VARIABLE,
+    Answer,
+    ScorerInfo,
+    Scores,
+    ViewCall,
+    ViewScores,
+    other_scorer,
+    token_of_environment,
+)
 from iqa_service.views import Image
 
 if TYPE_CHECKING:
@@ -87,7 +97,7 @@ class RemoteScorer:
         return scores
 
     def _call(self, views: Image) -> NDArray[np.float32]:
-        return _log_odds(self._line.score_views(ViewCall(views, self.fingerprint)), len(views))
+        return _log_odds(self._line.score_views(ViewCall(views, self.fingerprint)), len(views), self)
 
     def close(self) -> None:
         """Wait for the calls that are under way."""
@@ -116,7 +126,7 @@ class RemoteBackend:
             return self._backend.score(candidates)
         if not candidates:
             return np.zeros(0, np.float32)
-        return _log_odds(self._line.score_images(candidates), len(candidates))
+        return _log_odds(self._line.score_images(candidates), len(candidates), self)
 
     def close(self) -> None:
         """Hang up."""
@@ -125,7 +135,14 @@ class RemoteBackend:
         self._line.close()
 
 
-def _log_odds(answer: Answer, count: int) -> NDArray[np.float32]:
+class _Known(Protocol):
+    name: str
+    fingerprint: str
+
+
+def _log_odds(answer: Answer, count: int, meant: _Known) -> NDArray[np.float32]:
+    if answer.fingerprint != meant.fingerprint:
+        raise ScorerError(other_scorer(meant.name, answer.fingerprint, meant.fingerprint))
     if answer.log_odds is None:
         raise ScorerError(answer.problem or "the scorer's service refused and gave no reason: see its log")
     if len(answer.log_odds) != count:
@@ -216,13 +233,16 @@ class HTTPLine:
     def __init__(self, url: str, timeout: float) -> None:
         import httpx
 
-        token = os.environ.get(TOKEN_VARIABLE)
+        token = token_of_environment()
         self._url = url.rstrip("/")
-        self._client = httpx.Client(
-            base_url=self._url,
-            timeout=timeout,
-            headers={"Authorization": f"Bearer {token}"} if token else None,
-        )
+        try:
+            self._client = httpx.Client(
+                base_url=self._url,
+                timeout=timeout,
+                headers={"Authorization": f"Bearer {token.get_secret_value()}"} if token else None,
+            )
+        except httpx.InvalidURL as problem:
+            raise ScorerError(f"'{url}' is no address ({problem}): write http://HOST:PORT") from None
 
     def info(self) -> ScorerInfo:
         """See :class:`Line`."""
@@ -243,11 +263,15 @@ class HTTPLine:
     def score_images(self, candidates: Sequence[Candidate]) -> Answer:
         """See :class:`Line`; one request for each, for photographs are large."""
         odds: list[float] = []
+        fingerprint: str | None = None
         for candidate in candidates:
             image = {"id": candidate.id, "image": _png(candidate.image)}
             if candidate.rainy is not None:
                 image["rainy"] = _png(candidate.rainy)
             answer = self._parsed(Scores, self._ask("POST", "/v1/score", json={"images": [image]}))
+            if fingerprint not in (None, answer.fingerprint):
+                return Answer(answer.fingerprint, problem="the scorer was exchanged meanwhile: ask again")
+            fingerprint = answer.fingerprint
             (score,) = answer.scores
             if score.log_odds is None:
                 return Answer(answer.fingerprint, problem=score.error)
@@ -270,7 +294,7 @@ class HTTPLine:
                     f"the scorer at {self._url} did not answer in {self._client.timeout.read:g} s: look at "
                     f"its /readyz, or allow it more with {self._url}?timeout=..."
                 ) from None
-            except (httpx.TransportError, httpx.InvalidURL) as problem:
+            except httpx.TransportError as problem:
                 if attempt == _TRIES or not isinstance(problem, httpx.RemoteProtocolError | httpx.ReadError):
                     raise ScorerAway(
                         f"no scorer answers at {self._url} ({problem}): start it with `rgsud scorer serve`, "

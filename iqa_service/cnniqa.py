@@ -7,7 +7,6 @@ pyiqa's ``cnniqa`` sees colour and has other weights. This one takes those of gi
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from iqa_service.errors import ScorerError
 from iqa_service.metrics import Scale, to_log_odds
 from iqa_service.scorer import Candidate
+from iqa_service.states import read_state
 from iqa_service.views import Image, check_image
 
 _PATCH = 32
@@ -45,8 +45,8 @@ class CnniqaBackend:
         ).eval()
         try:
             content = Path(weights).read_bytes()
-            self._layers.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except (OSError, RuntimeError, pickle.UnpicklingError) as error:
+            self._layers.load_state_dict(read_state(Path(weights)))
+        except (OSError, RuntimeError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise ScorerError(
                 f"'{weights}' holds no weights of CNNIQA ({reason}): give another file"

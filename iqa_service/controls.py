@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 from pydantic import Field
 
 from iqa_service.errors import ScorerError
+from iqa_service.pixels import images_below, read_photograph
 from iqa_service.scorer import Candidate
 from iqa_service.views import LUMA, Image, check_image
-
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def psnr_y(image: Image, truth: Image) -> float:
@@ -39,8 +37,7 @@ class OracleBackend:
         root = Path(truth)
         if not root.is_dir():
             raise ScorerError(f"no folder '{truth}' with the truth: give one of clean images")
-        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
-        self._files = {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
+        self._files = images_below(root)
         content = "\n".join(f"{id} {path.stat().st_size}" for id, path in self._files.items())
         self.fingerprint = "oracle-" + hashlib.sha256(content.encode()).hexdigest()[:16]
         self._root = root
@@ -59,7 +56,7 @@ class OracleBackend:
             raise ScorerError(
                 f"no truth for '{candidate.id}' in '{self._root}': give the folder of its scenes"
             )
-        truth = np.asarray(PIL.Image.open(self._files[candidate.id]).convert("RGB"))
+        truth = read_photograph(self._files[candidate.id])
         if truth.shape != candidate.image.shape:
             raise ScorerError(
                 f"candidate '{candidate.id}' has the shape {candidate.image.shape} and its truth "

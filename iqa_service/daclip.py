@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor, nn
 
 from iqa_service.errors import ScorerError
+from iqa_service.states import read_state
 from iqa_service.views import centre
 
 WORDS = (
@@ -260,14 +260,13 @@ def _header(file: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
+    if file.suffix == ".safetensors":
+        try:
             state: Any = safetensors.torch.load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ScorerError(f"cannot read '{file}' as weights ({reason}): fetch it again") from error
+        except (safetensors.SafetensorError, OSError, ValueError) as error:
+            raise ScorerError(f"cannot read '{file}' as weights ({error}): fetch it again") from error
+    else:
+        state = read_state(file)
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
 

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from iqa_service.errors import ScorerError, nearest
 from iqa_service.scorer import Candidate
+from iqa_service.states import read_state
 from iqa_service.views import check_image
 
 _VERSION = 1
@@ -187,7 +188,7 @@ def _as_mat(path: Path, folder: Path) -> Path:
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    state: Any = read_state(path)
     for key in ("params", "state_dict"):
         state = state.get(key, state)
     return {key.removeprefix("module."): value for key, value in state.items()}

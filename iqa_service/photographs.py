@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
+from iqa_service.pixels import to_rgb
 from iqa_service.views import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -46,7 +46,7 @@ def decode(data: bytes) -> Image:
         BadPhotograph: the file is damaged.
     """
     with _opened(data) as image:
-        return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+        return np.asarray(to_rgb(image))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from iqa_service.daclip import WORDS, DaCLIP, Rule, save_daclip
 from iqa_service.degradations import DEGRADATIONS, as_taken
 from iqa_service.errors import ScorerError
 from iqa_service.imitations import imitate, psnr
+from iqa_service.pixels import SUFFIXES, read_photograph
 from iqa_service.rain import add_rain, random_look
 from iqa_service.scorer import Scorer, log_odds
 from iqa_service.sparring import Sparring
@@ -33,7 +34,6 @@ LITE_RULE = Rule(words=(*WORDS, "clean"), degraded=WORDS, views="tiles")
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the step and the mean losses since the last call."""
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 _IMITATIONS, _SPARRINGS = 3, 3
 _BEST = 50.0
 """dB above which nobody sees a difference: the clean photograph itself counts as this."""
@@ -70,7 +70,7 @@ def split_photographs(folder: Path) -> tuple[list[Path], list[Path]]:
     Raises:
         ScorerError: the folder holds no photograph to train on.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     held_out = [p for p in files if hashlib.sha256(p.stem.encode()).digest()[0] % 8 == 0]
     train = [p for p in files if p not in held_out]
     if not train:
@@ -81,10 +81,7 @@ def split_photographs(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _photograph(path: Path) -> PIL.Image.Image:
-    try:
-        return PIL.Image.open(path).convert("RGB")
-    except OSError as error:
-        raise ScorerError(f"cannot read the photograph '{path}' ({error}): remove or replace it") from error
+    return PIL.Image.fromarray(read_photograph(path))
 
 
 class _Rendered(Dataset[tuple[Tensor, Tensor, Tensor]]):

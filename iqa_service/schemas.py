@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from iqa_service.errors import nearest
+from iqa_service.errors import ScorerError, nearest
 from iqa_service.views import Views
 
 TOKEN_VARIABLE = "RGSUD_SCORER_TOKEN"
 """The environment variable that service and clients take the token from."""
+_TOKEN = re.compile(r"[!-~]+")
 SCORER = "Scorer"
 """The name of the deployment that scores, within its application."""
 
@@ -68,10 +70,7 @@ class ScorerInfo(_Closed):
         if self.views is None:
             return f"{self.name} looks at whole images: send images, not views"
         if call.fingerprint not in (None, self.fingerprint):
-            return (
-                f"the scorer here is {self.name} {self.fingerprint}, not {call.fingerprint}, and scores of "
-                "the two cannot be compared: start anew, or serve the former one again"
-            )
+            return other_scorer(self.name, self.fingerprint, call.fingerprint)
         size = self.views.size
         if not isinstance(views, np.ndarray) or views.dtype != np.uint8 or views.shape[1:] != (size, size, 3):
             kind = f"{views.dtype} {views.shape}" if isinstance(views, np.ndarray) else type(views).__name__
@@ -164,6 +163,26 @@ class Answer:
     problem: str | None = None
 
 
+def other_scorer(name: str, fingerprint: str, meant: str | None) -> str:
+    """What to say where another scorer answers than the one that was meant."""
+    return (
+        f"the scorer here is {name} {fingerprint}, not {meant}, and scores of the two cannot be compared: "
+        "start anew, or serve the former one again"
+    )
+
+
+def token_of_environment() -> SecretStr | None:
+    """The token of RGSUD_SCORER_TOKEN, without the line's end that secrets often carry.
+
+    Raises:
+        ScorerError: it cannot be part of a header; the token itself is not told.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if token and not _TOKEN.fullmatch(token):
+        raise ScorerError(f"{TOKEN_VARIABLE} must be printable ASCII without spaces: give another token")
+    return SecretStr(token) if token else None
+
+
 class ServiceSettings(_Closed):
     """The scorer as a service."""
 
@@ -221,7 +240,7 @@ class ServiceSettings(_Closed):
     @field_validator("token")
     @classmethod
     def _fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and not re.fullmatch(r"[!-~]+", token.get_secret_value()):
+        if token is not None and not _TOKEN.fullmatch(token.get_secret_value()):
             raise ValueError("the token must be printable ASCII without spaces: give another one")
         return token
 
@@ -230,6 +249,11 @@ class ServiceSettings(_Closed):
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas {self.max_replicas} is below replicas {self.replicas}: raise it")
         return self
+
+    @property
+    def views_at_once(self) -> int:
+        """Views of 224 pixels, the largest there are, that one call may hold: its body has a limit too."""
+        return max(1, min(self.batch_views, self.max_body_bytes // (3 * 224 * 224)))
 
     @property
     def spec(self) -> str:

@@ -131,9 +131,13 @@ class DaclipScorer:
         if len(views) == 0:
             return np.zeros(0, np.float32)
         flat = torch.from_numpy(np.ascontiguousarray(views.reshape(-1, *square)))
-        with torch.inference_mode():
-            odds = [self._log_odds(chunk) for chunk in torch.split(flat, _VIEWS_AT_ONCE)]
-            scores = torch.cat(odds).view(views.shape[:2]).mean(dim=1)
+        try:
+            with torch.inference_mode():
+                odds = [self._log_odds(chunk) for chunk in torch.split(flat, _VIEWS_AT_ONCE)]
+                scores = torch.cat(odds).view(views.shape[:2]).mean(dim=1)
+        except RuntimeError as problem:  # of memory that is short, for one
+            reason = str(problem).splitlines()[0]
+            raise ScorerError(f"{self.name} failed ({reason}): take device=cpu or fewer tiles") from problem
         if not scores.isfinite().all():
             raise ScorerError(f"{self.name} gave NaN: its weights are damaged, fetch or train them again")
         return scores.numpy().astype(np.float32)

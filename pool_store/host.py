@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pool_store.blobs import Blobs
-from pool_store.errors import PoolUnavailable
+from pool_store.errors import PoolError, PoolMissing, PoolUnavailable
 from pool_store.schemas import PoolSettings
 from pool_store.server import Server
 from pool_store.storage import Storage, open_storage
@@ -51,6 +51,17 @@ class PoolHost:
         with self.server.answering():
             return sorted(name.decode() for name in self.server.client.smembers(REGISTRY))
 
+    def opened(self) -> Iterator[tuple[str, RewardPool]]:
+        """Every pool that can be opened, by name: one that is half dropped, or of another format, costs no
+        other. PoolUnavailable where the server is away."""
+        for name in self.names():
+            try:
+                yield name, self.open(name)
+            except PoolUnavailable:
+                raise
+            except PoolError:
+                continue
+
     def open(self, name: str = DEFAULT) -> RewardPool:
         """The pool as it is; PoolMissing where there is none of that name. Stays open as long as the host."""
         return self._get(name, None)
@@ -64,7 +75,12 @@ class PoolHost:
 
     def drop(self, name: str) -> None:
         """Removes a pool with its images; PoolMissing where there is none."""
-        self.open(name).drop()
+        try:
+            self.open(name).drop()
+        except PoolMissing:
+            with self.server.answering():  # what an earlier drop may have left
+                self.server.client.srem(REGISTRY, name)
+            raise
 
     def _get(self, name: str, settings: PoolSettings | None) -> RewardPool:
         known = self._pools.get(name)

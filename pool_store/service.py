@@ -33,7 +33,7 @@ def create_app(
     tokens, limits = tokens or Tokens(), limits or Limits()
 
     def statistics() -> dict[str, Stats]:
-        return {name: host.open(name).stats() for name in host.names()}
+        return {name: pool.stats() for name, pool in host.opened()}
 
     metrics = Metrics(statistics)
     app = FastAPI(

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from trainer.data.folders import SUFFIXES, Image, ImageFolder, read_image
+from iqa_service.pixels import SUFFIXES
+from trainer.data.folders import Image, ImageFolder, read_image
 from trainer.errors import TrainerError
 from trainer.files import save_image
 
@@ -151,8 +152,8 @@ def derain_path(
     for number, (path, result) in enumerate(work, 1):
         try:
             save_image(derain_image(net, read_image(path), tile=tile, overlap=overlap), result)
-        except TrainerError as error:
-            message = str(error)
+        except (TrainerError, RuntimeError) as error:  # the latter of a GPU that is too small
+            message = str(error).splitlines()[0]
             problems.append(message if str(path) in message else f"{path}: {message}")
         if on_progress:
             on_progress(number, len(work))

@@ -119,13 +119,18 @@ class Recycler:
                 self.problem = None
             except (ScorerError, PoolError) as problem:
                 # A service that is down costs rewards, not the run.
-                self.counts.lost += len(taken)
-                self.problem = str(problem)
-                self._pause(0.5)
+                self._lose(taken, str(problem))
+            except Exception as problem:  # nor does a scorer with a fault of its own
+                self._lose(taken, f"{type(problem).__name__}: {problem}")
             finally:
                 with self._changed:
                     self._in_hand = 0
                     self._changed.notify_all()
+
+    def _lose(self, taken: list[tuple[Candidate, Lineage]], problem: str) -> None:
+        self.counts.lost += len(taken)
+        self.problem = problem
+        self._pause(0.5)
 
     def _recycle_patiently(self, taken: list[tuple[Candidate, Lineage]]) -> None:
         for attempt in range(1, _TRIES + 1):

@@ -189,7 +189,7 @@ def _run(folder: Path, config: Config | None, lines: list[Line], problem: str | 
         left = min(left, schedule.seconds - newest["seconds"])
     silent = max(0.0, time.time() - newest["time"])
     usual = config.report.log_every * step.get("rate/step_ms", 0.0) / 1000
-    over = left is not None and left <= 0 and (folder / "summary.json").exists()
+    over = _over(folder / "summary.json", config)
     fresh = silent < max(_QUIET_SECONDS, 10 * usual)
     return RunStatus(
         name=name,
@@ -212,11 +212,24 @@ def _run(folder: Path, config: Config | None, lines: list[Line], problem: str | 
     )
 
 
+def _over(summary: Path, config: Config) -> bool:
+    """Whether a run's summary is that of its end; one of a part that was interrupted stays behind too."""
+    try:
+        told = json.loads(summary.read_text())
+        seconds = config.schedule.seconds
+        return bool(
+            told["samples"] >= config.schedule.samples
+            or (seconds is not None and told["training_seconds"] >= seconds)
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 def _pool(place: str, lines: list[Line], state: str) -> PoolStatus:
     shown = re.sub(r"//[^@/?]*@", "//", place)  # without a password
     try:
-        if place.startswith("embedded:") and state == "training":
-            raise PoolError("the run itself holds it")
+        if place.startswith("embedded:") and state in ("training", "unknown"):
+            raise PoolError("the run itself holds it")  # or is about to
         with closing(open_pool(place, fingerprint=None)) as pool:
             stats = pool.stats()
     except PoolError as problem:

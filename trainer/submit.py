@@ -162,6 +162,8 @@ def _submit(client: JobSubmissionClient, command: str, root: Path | None, run: s
 
 def _follow(client: JobSubmissionClient, job: str, address: str) -> None:
     """Show the log until the job ends. TrainerError unless it ends well."""
+    import aiohttp
+
     try:
         last = asyncio.run(_show(client, job))
         details = client.get_job_info(job)
@@ -173,7 +175,7 @@ def _follow(client: JobSubmissionClient, job: str, address: str) -> None:
             soft_wrap=True,
         )
         sys.exit(130)
-    except (RuntimeError, OSError) as problem:
+    except (RuntimeError, OSError, aiohttp.ClientError) as problem:
         raise TrainerError(
             f"the cluster at {address} went away ({_last_line(str(problem))}): if it still runs, "
             f"`ray job logs {job} --address {address} --follow` shows the job; else submit it again."

@@ -66,7 +66,7 @@ def test_without_http_callers_ask_the_scorer_itself():
 
 def test_the_token_of_the_environment_holds_unless_another_is_given(monkeypatch):
     assert parts(build_app(ServiceSettings()))[1].token is None
-    monkeypatch.setenv(TOKEN_VARIABLE, "sesame")
+    monkeypatch.setenv(TOKEN_VARIABLE, "sesame\n")
     assert parts(build_app(ServiceSettings()))[1].token.get_secret_value() == "sesame"
     assert parts(build_app(ServiceSettings(token="other")))[1].token.get_secret_value() == "other"
     assert "sesame" not in repr(parts(build_app(ServiceSettings()))[1])
@@ -87,3 +87,10 @@ def test_the_command_names_a_port_that_is_taken():
         result = CliRunner().invoke(commands, ["--port", str(port)])
     assert isinstance(result.exception, ScorerError)
     assert f"cannot listen on 127.0.0.1:{port}" in str(result.exception)
+
+
+def test_a_call_that_is_announced_fits_a_body():
+    assert ServiceSettings().views_at_once == 64
+    large = ServiceSettings(batch_views=256)
+    assert 200 < large.views_at_once < 256
+    assert large.views_at_once * 224 * 224 * 3 <= large.max_body_bytes

@@ -15,6 +15,7 @@ from iqa_service.consistency import consistency
 from iqa_service.controls import RandomBackend
 from iqa_service.errors import ScorerBusy
 from iqa_service.heatmap import tile_scores
+from iqa_service.pixels import read_photograph
 from iqa_service.rain import add_rain, random_look
 from iqa_service.registry import open_scorer
 from iqa_service.scorer import Candidate
@@ -47,7 +48,7 @@ def test_json_has_the_scores_of_the_scorer(monkeypatch, capsys, folder: Path, ch
     assert [row["image"] for row in said["scores"]] == [
         "city/china",
         "flower",
-        (folder / "flower.png").as_posix(),
+        "images/flower",
     ]
     row = said["scores"][0]
     assert row["log_odds"] == pytest.approx(float(lite.score([Candidate("a", china)])[0]), abs=1e-3)
@@ -148,3 +149,36 @@ def test_the_heatmap_is_worst_where_it_rains(monkeypatch, capsys, folder: Path, 
     assert marked[:, middle:].mean() > marked[:, :middle].mean()
     assert run(monkeypatch, folder, "--scorer", "local:random", "--heatmap", target) == 2
     assert "give a folder" in capsys.readouterr().err
+
+
+def test_folders_of_the_same_names_keep_their_rainy_images_and_heatmaps(
+    monkeypatch, capsys, tmp_path: Path, flower: Image
+) -> None:
+    for place in ("a", "b", "rainy"):
+        (tmp_path / place).mkdir()
+        PIL.Image.fromarray(flower).save(tmp_path / place / "1.png")
+    scorer = ("--scorer", "local:random?consistency=1", "--rainy", tmp_path / "rainy")
+    assert run(monkeypatch, tmp_path / "a", tmp_path / "b", *scorer, "--heatmap", tmp_path / "heat") == 0
+    drawn = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "heat").rglob("*.png"))
+    assert drawn == ["heat/1.png", "heat/b/1.png"]
+    assert len(list((tmp_path / "b").iterdir())) == 1
+
+
+def test_a_heatmap_without_a_format_is_refused_before_the_work(monkeypatch, capsys, folder: Path) -> None:
+    assert run(monkeypatch, folder / "flower.png", "--heatmap", folder / "out.v2") == 2
+    said = capsys.readouterr()
+    assert "no suffix of an image format" in said.err
+    assert "log-odds" not in said.out
+
+
+def test_deep_and_turned_images_are_scored_as_they_look(monkeypatch, capsys, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64 * 48).reshape(48, 64).astype(np.uint16)
+    PIL.Image.fromarray(ramp).save(tmp_path / "deep.png")
+    assert read_photograph(tmp_path / "deep.png").mean() == pytest.approx(127.5, abs=1)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.new("RGB", (64, 48)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_photograph(tmp_path / "turned.jpg").shape == (64, 48, 3)
+    PIL.Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tif")
+    assert run(monkeypatch, tmp_path / "float.tif", "--scorer", "local:random") == 2
+    assert "floating-point pixels have no known range" in capsys.readouterr().err

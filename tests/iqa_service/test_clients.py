@@ -132,6 +132,25 @@ def test_another_scorer_at_the_old_address_is_noticed(serve, line, china, full_d
     remote.close()
 
 
+def test_another_scorer_of_whole_images_is_noticed_too(serve, china):
+    service = ScoringService(open_scorer("local:random?seed=1"))
+    remote = open_scorer(serve(service).url)
+    service.__init__(open_scorer("local:random?seed=2"))
+    with pytest.raises(ScorerError, match="the scorer here is random random-2, not random-1"):
+        remote.score([Candidate("a", china)])
+    remote.close()
+
+
+def test_a_token_loses_its_line_end_and_is_never_told(serve, line, china, monkeypatch):
+    url = serve(line, token="sesame").url
+    monkeypatch.setenv(TOKEN_VARIABLE, "sesame\n")
+    open_scorer(url).close()
+    monkeypatch.setenv(TOKEN_VARIABLE, "open sesame")
+    with pytest.raises(ScorerError, match=f"{TOKEN_VARIABLE} must be printable ASCII") as refused:
+        open_scorer(url)
+    assert "sesame" not in str(refused.value)
+
+
 def test_the_token_is_taken_from_the_environment(serve, line, china, monkeypatch):
     url = serve(line, token="sesame").url
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
@@ -162,6 +181,7 @@ def test_an_address_without_a_scorer_is_told_apart(serve, line, china):
         ("http://127.0.0.1:1?timeout=0", "option 'timeout'"),
         ("http://127.0.0.1:1?time=3", "did you mean 'timeout'?"),
         ("https://", "put the address right"),
+        ("http://host:80a0", "is no address"),
     ],
 )
 def test_a_bad_address_is_put_right(spec, reason):

@@ -140,6 +140,12 @@ def test_unusable_weights_are_named(full_daclip, tmp_path):
         (tmp_path / name).write_text("not weights")
         with pytest.raises(ScorerError, match=f"{name}' (as weights|is not a safetensors)"):
             load_daclip(tmp_path / name)
+    (tmp_path / "empty.pt").touch()
+    torch.save(full_daclip.state_dict(), tmp_path / "cut.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:100])
+    for name in ("empty.pt", "cut.pt"):
+        with pytest.raises(ScorerError, match=f"cannot read '.*{name}' as weights"):
+            load_daclip(tmp_path / name)
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(ScorerError, match="is no DA-CLIP"):
         load_daclip(tmp_path / "other.pt")

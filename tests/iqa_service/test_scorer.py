@@ -85,6 +85,17 @@ def test_wrong_views_and_damaged_weights_are_named(daclip):
         DaclipScorer(daclip, RULE, "tyles", "test")
 
 
+def test_memory_that_is_short_is_told_as_the_scorers_trouble(daclip, monkeypatch):
+    scorer = DaclipScorer(daclip, RULE, "tiles", "test")
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory\nmore")
+
+    monkeypatch.setattr(daclip, "encode_degradation", full)
+    with pytest.raises(ScorerError, match=r"test failed \(CUDA out of memory\): take"):
+        scorer.score(np.zeros((1, 1, 32, 32, 3), np.uint8))
+
+
 def test_an_unknown_device_is_named(full_daclip, tmp_path):
     torch.save(full_daclip.state_dict(), tmp_path / "daclip.pt")
     with pytest.raises(ScorerError, match="device 'gpu0' cannot be used"):

@@ -14,6 +14,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pool_store.blobs import Image, digest_of
+from pool_store.host import PoolHost
+from pool_store.store import REGISTRY
 from tests.pool_store.answers import sentence
 
 Picture = Callable[[int], Image]
@@ -58,6 +60,15 @@ def test_the_life_of_a_pool(service: TestClient) -> None:
     sentence(service.delete(V1), 404)
     sentence(service.post(f"{V1}/peek", json={"ids": ["a"]}), 404)
     assert service.put(V1, json={**settings, "fingerprint": "g"}).status_code == 201
+
+
+def test_a_name_without_its_pool_costs_no_other(service: TestClient, pool_host: PoolHost) -> None:
+    assert service.put(V1, json={"fingerprint": "f"}).status_code == 201
+    pool_host.server.client.sadd(REGISTRY, "gone")
+    assert [pool["name"] for pool in service.get("/v1/pools").json()["pools"]] == ["demo"]
+    assert "rgsud_pool_up 1.0" in service.get("/metrics").text
+    sentence(service.delete("/v1/pools/gone"), 404)
+    assert pool_host.names() == ["demo"]
 
 
 def test_pools_are_apart(demo: TestClient, picture: Picture) -> None:

@@ -121,6 +121,23 @@ def test_a_scorer_that_is_away_costs_candidates_and_not_the_run(pool: Pool) -> N
     assert set(pool.entries(["a"])) == {"a"}
 
 
+def test_a_scorer_with_a_fault_of_its_own_does_not_end_recycling(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = Brightness()
+    recycler = Recycler(scorer, pool)
+    with monkeypatch.context() as faulty:
+        faulty.setattr(scorer, "score", lambda _: 1 / 0)
+        recycler.submit(*_candidate("a", 100))
+        assert recycler.flush()
+    assert recycler.problem == "ZeroDivisionError: division by zero"
+    recycler.submit(*_candidate("a", 50))
+    assert recycler.flush()
+    recycler.close()
+    assert (recycler.problem, recycler.counts.lost) == (None, 1)
+    assert set(pool.entries(["a"])) == {"a"}
+
+
 def test_a_scorer_without_room_is_asked_again(pool: Pool) -> None:
     scorer = Brightness()
     scorer.busy_times = 3

@@ -76,8 +76,27 @@ def test_a_run_that_has_long_been_silent_is_called_so(config: Config, nobody: st
 def test_a_run_at_its_end_is_finished(config: Config, nobody: str) -> None:
     folder = write(config, ago=3600, samples=24)
     assert look(folder, nobody).run.state == "silent"  # the summary is still to come
-    (folder / "summary.json").write_text("{}")
+    told = {"samples": 12, "training_seconds": 9.0}
+    (folder / "summary.json").write_text(json.dumps(told))
+    assert look(folder, nobody).run.state == "silent"  # it is of a part that was interrupted
+    (folder / "summary.json").write_text(json.dumps(told | {"samples": 24}))
     assert look(folder, nobody).run.state == "finished"
+
+
+def test_a_run_that_time_ended_is_finished(config: Config, nobody: str) -> None:
+    schedule = config.schedule.model_copy(update={"seconds": 60})
+    folder = write(config.model_copy(update={"schedule": schedule}), ago=3600, samples=12)
+    (folder / "summary.json").write_text(json.dumps({"samples": 14, "training_seconds": 60.2}))
+    assert look(folder, nobody).run.state == "finished"
+
+
+def test_a_pool_of_a_run_that_begins_is_left_alone(config: Config, nobody: str) -> None:
+    config.folder.mkdir(parents=True)
+    (config.folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    found = look(config.folder, nobody).pool
+    assert found is not None
+    assert found.problem == "the run itself holds it"
+    assert not (config.folder / "pool").exists()
 
 
 def test_the_pool_tells_by_itself(config: Config, nobody: str, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 from numpy.typing import NDArray
 
+from iqa_service.pixels import SUFFIXES, to_rgb
 from pool_store.errors import PoolError
 from pool_store.schemas import image_id
 from trainer.errors import TrainerError
@@ -22,7 +22,6 @@ from trainer.errors import TrainerError
 Image = NDArray[np.uint8]
 """uint8 H,W,3 RGB, C-contiguous."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 _SHOWN = 3
 
 
@@ -54,17 +53,6 @@ def list_images(root: Path | str) -> list[Path]:
     return found
 
 
-def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64)
-        # 32-bit integers are how some writers store 8 or 16 bits.
-        scaled = deep if deep.max() <= 255 and image.mode == "I" else (deep + 128) // 257
-        image = PIL.Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
-    return image.convert("RGB")
-
-
 def read_image(path: Path | str) -> Image:
     """An image file as uint8 H,W,3 RGB, upright as its EXIF says.
 
@@ -74,7 +62,7 @@ def read_image(path: Path | str) -> Image:
     try:
         with PIL.Image.open(path) as opened:
             opened.load()
-            return np.array(_to_rgb(PIL.ImageOps.exif_transpose(opened)))
+            return np.array(to_rgb(opened))
     except FileNotFoundError:
         raise TrainerError(f"{path} does not exist.") from None
     except PIL.UnidentifiedImageError:
