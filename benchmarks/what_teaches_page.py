@@ -38,14 +38,16 @@ def curves(out: Path, runs: Mapping[str, str]) -> Found:
     found: Found = {}
     for name, before in runs.items():
         for path in sorted(out.glob(f"seed*/{name}/records.jsonl")):
-            shared = records(path.parents[1] / before) if before else []
+            part = path.parents[1] / before
+            # Where evaluations are rare there may be none in the shared part.
+            shared = records(part) if before and (part / "records.jsonl").exists() else []
             found[name, int(path.parents[1].name.removeprefix("seed"))] = shared + records(path.parent)
     return found
 
 
 def draw(found: Found, labels: Mapping[str, str], path: Path) -> None:
     """The three measures of averaged (raw: thin) weights, and the true PSNR of the pool, over time."""
-    figure, axes = plt.subplots(2, 2, figsize=(13, 8), constrained_layout=True)
+    figure, axes = plt.subplots(2, 2, figsize=(13, 9), constrained_layout=True)
     panels = zip(axes.flat[:3], ("psnr_y", "ssim_y", "psnr_rgb"), strict=True)
     shown = {key: lines for key, lines in found.items() if key[0] not in BOUNDS}
     names = dict.fromkeys(name for name, _ in shown)
@@ -53,7 +55,8 @@ def draw(found: Found, labels: Mapping[str, str], path: Path) -> None:
     for axis, metric in panels:
         for (name, _), lines in shown.items():
             minutes = [line["seconds"] / 60 for line in lines]
-            axis.plot(minutes, [line["ema"][metric] for line in lines], color=colours[name])
+            averaged = [line["ema"][metric] for line in lines]
+            axis.plot(minutes, averaged, color=colours[name], marker="." if len(lines) < 3 else None)
             axis.plot(minutes, [line["raw"][metric] for line in lines], color=colours[name], lw=0.3)
         axis.set(xlabel="minutes", ylabel=metric)
         # Far above, where their curves would flatten the rest.
@@ -66,11 +69,16 @@ def draw(found: Found, labels: Mapping[str, str], path: Path) -> None:
     for (name, _), lines in shown.items():
         pooled = [line for line in lines if line.get("pool_psnr_y")]
         minutes = [line["seconds"] / 60 for line in pooled]
-        axes.flat[3].plot(minutes, [line["pool_psnr_y"] for line in pooled], color=colours[name])
+        axes.flat[3].plot(
+            minutes,
+            [line["pool_psnr_y"] for line in pooled],
+            color=colours[name],
+            marker="." if len(pooled) < 2 else None,
+        )
     for name in names:
         axes.flat[3].plot([], [], color=colours[name], label=labels[name])
     axes.flat[3].set(xlabel="minutes", ylabel="true PSNR-Y of what the pool serves")
-    axes.flat[3].legend(fontsize=7)
+    figure.legend(fontsize=8, ncols=3, loc="outside lower center")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
