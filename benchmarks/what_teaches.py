@@ -119,6 +119,13 @@ RUNS |= {
     )
     for name in ("stage1", "daclip", "oracle", "latest")
 }
+BLENDED = "method.radiance=0.7"
+RUNS["blended"] = Row("rain that is blended in: stage 1 alone", (*NO_POOL, BLENDED), "blended_shared")
+RUNS["blended_rain_only"] = Row(
+    "rain that is blended in: the rain of rewards without L_re",
+    (LITE, *RAIN_ALONE, BLENDED),
+    "blended_shared",
+)
 RUNS["true_scenes"] = Row(
     "found rain over the truth of the rainy images: stage 1 alone", (*NO_POOL, "data.clean={truth}"), "scenes"
 )
@@ -128,6 +135,7 @@ FIRST = {
     "shared": "stage1",
     "few": "few_stage1",
     "scenes": "true_scenes",
+    "blended_shared": "blended",
     "gan_shared": "gan_stage1",
     "plain": "plain_stage1",
 }

@@ -233,7 +233,13 @@ def _find_rain(
 ) -> RainBank:
     """Rain for the pseudo pairs, and a picture of it."""
     reporter.notice("Looking for rain in front of flat places ...", progress)
-    bank = RainBank(rainy, config.data.rain_search, crop=config.data.crop, seed=config.seed)
+    bank = RainBank(
+        rainy,
+        config.data.rain_search,
+        crop=config.data.crop,
+        seed=config.seed,
+        radiance=config.method.rain_radiance,
+    )
     picture = config.folder / "samples" / "found-rain.png"
     if rank() == 0:
         rows = [

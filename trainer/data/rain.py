@@ -28,6 +28,8 @@ from trainer.data.folders import Image, ImageFolder
 from trainer.errors import TrainerError
 from trainer.settings import Settings
 
+CONTRAST = 0.15
+"""Between blended rain and the scene behind it, at least; with less its opacity cannot be told."""
 WINDOW, STRIDE = 32, 8
 """Side of the squares that are tested for flatness, and between two of them, pixels."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -69,19 +71,20 @@ class RainMap:
     """What was found in one image: float32 H,W each."""
 
     light: NDArray[np.float32]
-    """What the rain adds, in [0,1]; zero where the scene is not flat."""
+    """What rain adds, or its opacity if it is blended in, in [0,1]; zero where the scene is not flat."""
     found: NDArray[np.float32]
     """Where it is, 0 to 1, fading at the edges."""
 
 
-def find_rain(image: Image, settings: RainSearchSettings) -> RainMap:
-    """The rain in front of the flat places of an image, uint8 H,W,3."""
+def find_rain(image: Image, settings: RainSearchSettings, radiance: float | None = None) -> RainMap:
+    """The rain in front of the flat places of an image, uint8 H,W,3; with a ``radiance``, the luma in [0,1]
+    of rain that is blended in, of those that are darker than that."""
     height, width = image.shape[:2]
     scaled = image.astype(np.float32) / 255
     corners, lights = [], [np.empty((0, WINDOW, WINDOW), np.float32)]
     for top in range(0, height - WINDOW + 1, STRIDE):
         row = sliding_window_view(scaled[top : top + WINDOW], (WINDOW, WINDOW), (0, 1))[0, ::STRIDE]
-        kept, above = _above_plane(np.ascontiguousarray(row.reshape(len(row), 3, -1)), settings)
+        kept, above = _above_plane(np.ascontiguousarray(row.reshape(len(row), 3, -1)), settings, radiance)
         corners += [(top, left) for left in STRIDE * kept]
         lights.append(above.reshape(-1, WINDOW, WINDOW))
     found = np.concatenate(lights)
@@ -129,27 +132,33 @@ def _by_tile(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def _above_plane(
-    windows: NDArray[np.float32], settings: RainSearchSettings
+    windows: NDArray[np.float32], settings: RainSearchSettings, radiance: float | None
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Which windows M,3,K are flat, and the light N,K above the plane of the scene behind them."""
+    """Which windows M,3,K are flat, and the light N,K above the plane of the scene behind them, or the
+    opacity of what is of that radiance."""
     luma = np.einsum("nck,c->nk", windows, LUMA)
     chroma = np.stack((windows[:, 0] - windows[:, 1], windows[:, 2] - windows[:, 1])).std(axis=2).max(axis=0)
-    kept = np.flatnonzero((chroma < settings.chroma) & (luma.mean(axis=1) < settings.brightest))
+    brightest = settings.brightest if radiance is None else min(settings.brightest, radiance - CONTRAST)
+    kept = np.flatnonzero((chroma < settings.chroma) & (luma.mean(axis=1) < brightest))
     luma = luma[kept]
     y, x = np.mgrid[:WINDOW, :WINDOW].reshape(2, -1) / WINDOW - 0.5
     basis = np.stack((np.ones_like(x), x, y), 1).astype(np.float32)
     products = (basis[:, :, None] * basis[:, None, :]).reshape(-1, 9)
     # Quantile regression: least squares, weighted anew by what each pixel is above or below the plane.
     weights = np.ones_like(luma)
-    above = luma
+    above, scene = luma, luma
     for _ in range(_REWEIGHTINGS):
         normal = (weights @ products).reshape(-1, 3, 3) + 1e-6 * np.eye(3, dtype=np.float32)
         plane = np.linalg.solve(normal, ((weights * luma) @ basis)[:, :, None])[:, :, 0]
-        above = luma - plane @ basis.T
+        scene = plane @ basis.T
+        above = luma - scene
         weights = np.where(above > 0, _GAPS, 1 - _GAPS).astype(np.float32) / np.maximum(np.abs(above), 2e-3)
     below = np.sqrt(np.square(np.minimum(above, 0)).mean(axis=1))
     flat = below < settings.below
-    return kept[flat], above[flat].clip(min=0)
+    light = above[flat].clip(min=0)
+    if radiance is not None:
+        light = (light / np.maximum(radiance - scene[flat], CONTRAST)).clip(max=1)
+    return kept[flat], light
 
 
 @dataclass(frozen=True)
@@ -168,10 +177,20 @@ class RainBank:
         rainy: where it is looked for. TrainerError where less is found than a crop needs.
         crop: side of the crops, pixels.
         seed: of which images are searched and of what is drawn.
+        radiance: of rain that is blended in: what is kept is its opacity.
     """
 
-    def __init__(self, rainy: ImageFolder, settings: RainSearchSettings, *, crop: int, seed: int) -> None:
+    def __init__(
+        self,
+        rainy: ImageFolder,
+        settings: RainSearchSettings,
+        *,
+        crop: int,
+        seed: int,
+        radiance: float | None = None,
+    ) -> None:
         self.rainy, self.settings, self.crop, self.seed = rainy, settings, crop, seed
+        self.radiance = radiance
         order = np.random.default_rng((seed, _SEARCH)).permutation(len(rainy))[: settings.images]
         self.searched = len(order)
         """Images that were looked at."""
@@ -190,7 +209,7 @@ class RainBank:
             )
 
     def _search(self, index: int) -> _Found:
-        rain = find_rain(self._part(index), self.settings)
+        rain = find_rain(self._part(index), self.settings, self.radiance)
         if min(rain.found.shape) < self.crop:
             return _Found(index, np.empty((0, 0), np.uint8), np.empty((0, 2), np.intp))
         covered = F.avg_pool2d(torch.from_numpy(rain.found)[None], self.crop, STRIDE)[0].numpy()

@@ -66,6 +66,11 @@ class MethodSettings(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward passes (autocast)."""
 
+    @property
+    def rain_radiance(self) -> float | None:
+        """Of the rain to be found, where it is blended in."""
+        return None
+
     def refuse(self, crop: int) -> str | None:
         """Why crops of that side, pixels, cannot be trained on, if so."""
         return None

@@ -18,6 +18,9 @@ from trainer.losses import gaussian_blur, psnr_loss, ssim_loss
 from trainer.methods.base import Method, MethodSettings
 from trainer.settings import Settings
 
+_CONTRAST = 0.15
+"""Between blended rain and the scene behind it, at least; with less its opacity cannot be told."""
+
 
 class RewardRainSettings(Settings):
     """Rain before the smooth places of a reward."""
@@ -54,6 +57,13 @@ class FoundRainSettings(MethodSettings):
     """Of the method."""
     reward_rain: RewardRainSettings = RewardRainSettings()
     """Stage 2."""
+    radiance: float | None = Field(None, gt=0.2, le=1)
+    """Of the rain itself, in [0,1], where it is blended with the scene and darkens what is brighter than it
+    (streaks of a long exposure, much rendered rain); none adds its light to whatever is behind it."""
+
+    @property
+    def rain_radiance(self) -> float | None:
+        return self.radiance
 
     def refuse(self, crop: int) -> str | None:
         if crop <= self.reward_rain.kernel // 2:
@@ -61,7 +71,9 @@ class FoundRainSettings(MethodSettings):
         return None
 
 
-def rain_before(reward: Tensor, image: Tensor, settings: RewardRainSettings) -> tuple[Tensor, Tensor]:
+def rain_before(
+    reward: Tensor, image: Tensor, settings: RewardRainSettings, radiance: float | None = None
+) -> tuple[Tensor, Tensor]:
     """The rain in front of the smooth places of a scene, as its reward shows it.
 
     There the scene is taken for its blurred self: what the reward has left of streaks is detail, and counts
@@ -69,9 +81,11 @@ def rain_before(reward: Tensor, image: Tensor, settings: RewardRainSettings) -> 
 
     Args:
         reward, image: B_rw and O_r, N,3,H,W in [0,1].
+        radiance: of rain that is blended in.
 
     Returns:
-        Light N,1,H,W, zero elsewhere, and the share of each crop that is smooth, N.
+        Light, or the opacity of what is blended in, N,1,H,W, zero elsewhere; and the share of each crop that
+        is smooth, N.
     """
 
     def mean(image: Tensor, side: int) -> Tensor:
@@ -82,9 +96,12 @@ def rain_before(reward: Tensor, image: Tensor, settings: RewardRainSettings) -> 
     detail = mean((reward - scene).square(), settings.window)
     taken = mean((image - reward).square(), settings.window)
     smooth = (detail < settings.detail**2) & (detail < taken)
-    smooth = (smooth & (mean(scene, settings.window) < settings.brightest)).float()
-    light = (image - scene).clamp(min=0) * smooth * mean(smooth, 9)
-    return light, smooth.mean(dim=(1, 2, 3))
+    brightest = settings.brightest if radiance is None else min(settings.brightest, radiance - _CONTRAST)
+    smooth = (smooth & (mean(scene, settings.window) < brightest)).float()
+    light = (image - scene).clamp(min=0)
+    if radiance is not None:
+        light = (light / (radiance - scene).clamp(min=_CONTRAST)).clamp(max=1)
+    return light * smooth * mean(smooth, 9), smooth.mean(dim=(1, 2, 3))
 
 
 class FoundRain(Method):
@@ -96,18 +113,23 @@ class FoundRain(Method):
         super().__init__(settings, derainer, device)
         self.settings = settings
 
+    def _rain_over(self, scene: Tensor, rain: Tensor) -> Tensor:
+        radiance = self.settings.radiance
+        if radiance is None:  # the sum of a photograph and rain is cut off where it is white
+            return (scene + rain).clamp(0, 1)
+        return scene + rain.clamp(max=1) * (radiance - scene)
+
     def _update(
         self, O_r: Tensor, B_u: Tensor, B_rw: Tensor | None, rewarded: Tensor | None, R: Tensor | None
     ) -> dict[str, Tensor]:
         assert R is not None, "the data of this method come with found rain"
         s = self.settings
         if B_rw is not None and s.reward_rain.detail:
-            light, share = rain_before(B_rw, O_r, s.reward_rain)
+            light, share = rain_before(B_rw, O_r, s.reward_rain, s.radiance)
             enough = share > s.reward_rain.coverage
             enough = enough if rewarded is None else enough & rewarded
             R = torch.where(enough[:, None, None, None], light, R)
-        # The sum of a photograph and rain is cut off where it is white.
-        O1 = (B_u + self._gains(len(B_u)) * R).clamp(0, 1)
+        O1 = self._rain_over(B_u, self._gains(len(B_u)) * R)
         with self._autocast():
             reinforces = B_rw is not None and s.lambda2 > 0
             derained = self.Der(torch.cat((O1, O_r)) if reinforces else O1)

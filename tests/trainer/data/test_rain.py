@@ -43,6 +43,17 @@ def test_rain_before_a_gradient_is_found_as_it_is():
     assert rain.light.min() >= 0
 
 
+def test_of_rain_that_is_blended_in_the_opacity_is_found_where_the_scene_is_darker():
+    opacity, scene = streaks(), sky()
+    scene[:, 96:] += 0.4
+    rain = find_rain(image((1 - opacity[..., None]) * scene + opacity[..., None] * 0.6), SETTINGS, 0.6)
+    inside = rain.found[:, :80] == 1
+    assert inside.mean() > 0.5
+    error = (rain.light - opacity)[:, :80][inside]
+    assert np.sqrt(np.square(error).mean()) < 0.2 * opacity.std()
+    assert not rain.found[:, 112:].any()
+
+
 @pytest.mark.parametrize("kind", ["coloured texture", "grey texture", "bright"])
 def test_what_is_no_rain_or_hides_it_is_not_found(kind):
     rng = np.random.default_rng(0)

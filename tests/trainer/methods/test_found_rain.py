@@ -57,6 +57,14 @@ def test_half_of_the_crops_have_rain_of_another_strength() -> None:
     assert 1.5 < gains.max() <= 2.0
 
 
+def test_rain_that_is_blended_in_darkens_what_is_brighter() -> None:
+    made, (O_r, B_u, _), R = method(radiance=0.6), batch(), rain()
+    shown = inputs(made)
+    made.step(O_r, B_u, R=R)
+    torch.testing.assert_close(shown, [(1 - R) * B_u + R * 0.6])
+    assert ((shown[0] < B_u) == ((B_u > 0.6) & (R > 0))).float().mean() > 0.99
+
+
 def scene(*, rough: float = 0.0) -> Tensor:
     """A gradient, N,3,32,32, with grey noise of that strength."""
     ramp = torch.linspace(0.2, 0.3, 32).expand(N, 3, 32, 32)
@@ -107,6 +115,14 @@ class TestRainBeforeAReward:
         assert 0.2 < share.min() <= share.max() < 0.6
         assert light[..., 40:].max() == 0
         assert light[..., :24].max() > 0.25
+
+    def test_of_rain_that_is_blended_in_it_is_the_opacity(self) -> None:
+        image = (1 - streaks()) * scene() + streaks() * 0.7
+        light, share = rain_before(scene(), image, RewardRainSettings(), radiance=0.7)
+        assert share.min() == 1
+        torch.testing.assert_close(light, streaks(), atol=0.02, rtol=0)
+        _, share = rain_before(scene() + 0.3, image, RewardRainSettings(), radiance=0.7)
+        assert share.max() == 0  # too near to the rain's own radiance
 
 
 class TestStage2:
