@@ -23,11 +23,12 @@ from trainer.aside import Aside
 from trainer.config import Config
 from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder, PairedFolder, check_training_data, named
-from trainer.data.rain import RainBank
+from trainer.data.rain import RainBank, find_radiance
 from trainer.errors import TrainerError
 from trainer.evaluation import Evaluation, Panel, contact_sheet
 from trainer.files import writing
-from trainer.methods import build_method
+from trainer.methods import AnyMethodSettings, build_method
+from trainer.methods.found_rain import FoundRainSettings
 from trainer.models.derainers import build_derainer
 from trainer.parallel import rank, wait_for_all, workers
 from trainer.plan import make_plan, out_of_reach
@@ -158,7 +159,7 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
 
     torch.manual_seed(config.seed)
     derainer = build_derainer(config.derainer, identity_start=config.identity_start)
-    method = build_method(config.method, derainer, _device(config.device))
+    method = build_method(_told(config, rainy), derainer, _device(config.device))
 
     chosen = config.recycling
     scorer = open_scorer(chosen.scorer)
@@ -211,7 +212,9 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
         rank=rank(),
         world=workers(),
         cache_bytes=data.cache_bytes,
-        bank=_find_rain(config, rainy, reporter, progress) if config.method.finds_rain else None,
+        bank=_find_rain(config, rainy, method.radiance, reporter, progress)
+        if config.method.finds_rain
+        else None,
     )
     return Job(
         config=config,
@@ -228,17 +231,31 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
     )
 
 
+def _told(config: Config, rainy: ImageFolder) -> AnyMethodSettings:
+    """The method's settings, with what the photographs are asked for."""
+    chosen = config.method
+    if isinstance(chosen, FoundRainSettings) and chosen.radiance == "auto":
+        radiance = find_radiance(rainy, config.data.rain_search, seed=config.seed)
+        return chosen.model_copy(update={"radiance": radiance})
+    return chosen
+
+
 def _find_rain(
-    config: Config, rainy: ImageFolder, reporter: Reporter | SilentReporter, progress: Progress
+    config: Config,
+    rainy: ImageFolder,
+    radiance: float | None,
+    reporter: Reporter | SilentReporter,
+    progress: Progress,
 ) -> RainBank:
     """Rain for the pseudo pairs, and a picture of it."""
-    reporter.notice("Looking for rain in front of flat places ...", progress)
+    kind = "adds light" if radiance is None else f"is blended in, of radiance {radiance:.2f}"
+    reporter.notice(f"Looking for rain in front of flat places; it {kind} ...", progress)
     bank = RainBank(
         rainy,
         config.data.rain_search,
         crop=config.data.crop,
         seed=config.seed,
-        radiance=config.method.rain_radiance,
+        radiance=radiance,
     )
     picture = config.folder / "samples" / "found-rain.png"
     if rank() == 0:

@@ -46,6 +46,10 @@ _COMMON, _DIRECTED = 0.15, 0.4
 """Anisotropy, 0 to 1, from which on the rain of an image, and what a tile holds, has a direction."""
 _AGREEMENT = 0.5
 """Cosine of twice the angle, 30 degrees, by which a tile's direction is another than the image's."""
+_ASKED, _WITNESSES = 40, 3
+"""Images that are asked what the rain's radiance is, and those that must tell of either side of it."""
+_WHITE, _CLEAR = 0.93, 0.1
+"""Luma from which on a scene may be cut off, and lopsidedness that is no chance."""
 _LARGEST = 512
 """Side of the part of an image that is searched, its upper left: skies are as good as any place."""
 _SEARCH, _DRAW = 2, 3
@@ -100,6 +104,54 @@ def find_rain(image: Image, settings: RainSearchSettings, radiance: float | None
         weight[box] += window
     share = np.minimum(weight / _FULL, 1)
     return RainMap(light / np.maximum(weight, 1e-6) * share, share)
+
+
+def find_radiance(rainy: ImageFolder, settings: RainSearchSettings, *, seed: int) -> float | None:
+    """The luma in [0,1] of rain that is blended with the scene: in front of what is darker its streaks are
+    light, in front of what is brighter dark. None where it adds light, or where that cannot be told."""
+    order = np.random.default_rng((seed, _SEARCH)).permutation(len(rainy))[: min(settings.images, _ASKED)]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        looked = list(
+            threads.map(lambda index: _lopsided(rainy.load(index), settings), sorted(order.tolist()))
+        )
+    level, lightness = (np.concatenate(parts) for parts in zip(*looked, strict=True))
+    image = np.repeat(np.arange(len(looked)), [len(levels) for levels, _ in looked])
+    # At the right one all below are lighter than their surroundings and all above darker.
+    candidates = np.arange(0.3, _WHITE, 0.01)
+    agreement = np.array([np.where(level < radiance, lightness, -lightness).sum() for radiance in candidates])
+    radiance = float(candidates[agreement > agreement.max() - 1e-6].mean())
+    above = level > radiance
+    told = len(np.unique(image[above])) >= _WITNESSES and len(np.unique(image[~above])) >= _WITNESSES
+    return round(radiance, 2) if told and np.median(lightness[above]) < -_CLEAR else None
+
+
+def _lopsided(image: Image, settings: RainSearchSettings) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Of the flat windows with streaks: the level of the scene, and how much farther their pixels lie above
+    it than below, -1 to 1."""
+    scaled = image[:_LARGEST, :_LARGEST].astype(np.float32) / 255
+    levels, lightness = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+    y, x = np.mgrid[:WINDOW, :WINDOW].reshape(2, -1) / WINDOW - 0.5
+    basis = np.stack((np.ones_like(x), x, y), 1).astype(np.float32)
+    onto_planes = basis @ np.linalg.pinv(basis)
+    for top in range(0, scaled.shape[0] - WINDOW + 1, 2 * STRIDE):
+        row = sliding_window_view(scaled[top : top + WINDOW], (WINDOW, WINDOW), (0, 1))[0, :: 2 * STRIDE]
+        windows = row.reshape(len(row), 3, -1)
+        chroma = (
+            np.stack((windows[:, 0] - windows[:, 1], windows[:, 2] - windows[:, 1])).std(axis=2).max(axis=0)
+        )
+        luma = np.einsum("nck,c->nk", windows[chroma < settings.chroma], LUMA)
+        detail = luma - luma @ onto_planes.T
+        low, high = np.quantile(detail, (_GAPS, 1 - _GAPS), axis=1, keepdims=True)
+        below = np.sqrt(np.square(np.minimum(detail - low, 0)).mean(axis=1))
+        above = np.sqrt(np.square(np.maximum(detail - high, 0)).mean(axis=1))
+        level = np.median(luma, axis=1)
+        streaked = (np.minimum(below, above) < settings.below) & (
+            np.maximum(below, above) > settings.below / 2
+        )
+        streaked &= level < _WHITE
+        levels.append(level[streaked])
+        lightness.append(((above - below) / np.maximum(above + below, 1e-6))[streaked])
+    return np.concatenate(levels), np.concatenate(lightness)
 
 
 def _alike(light: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -66,11 +66,6 @@ class MethodSettings(Settings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the forward passes (autocast)."""
 
-    @property
-    def rain_radiance(self) -> float | None:
-        """Of the rain to be found, where it is blended in."""
-        return None
-
     def refuse(self, crop: int) -> str | None:
         """Why crops of that side, pixels, cannot be trained on, if so."""
         return None
@@ -93,6 +88,8 @@ class Method(ABC):
 
     parts: ClassVar[tuple[str, ...]] = ("derainer", "averaged", "derainer_optimizer")
     """Attributes whose state a checkpoint keeps."""
+    radiance: float | None = None
+    """Of the rain it lays over scenes, in [0,1], where that is blended in and not added."""
 
     def __init__(
         self, settings: MethodSettings, derainer: nn.Module, device: torch.device | str = "cpu"

@@ -7,7 +7,7 @@ in nearly every photograph: it is laid over clean crops too. L_re teaches the re
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,13 +57,10 @@ class FoundRainSettings(MethodSettings):
     """Of the method."""
     reward_rain: RewardRainSettings = RewardRainSettings()
     """Stage 2."""
-    radiance: float | None = Field(None, gt=0.2, le=1)
+    radiance: Annotated[float, Field(gt=0.2, le=1)] | Literal["auto"] | None = None
     """Of the rain itself, in [0,1], where it is blended with the scene and darkens what is brighter than it
-    (streaks of a long exposure, much rendered rain); none adds its light to whatever is behind it."""
-
-    @property
-    def rain_radiance(self) -> float | None:
-        return self.radiance
+    (streaks of a long exposure, much rendered rain); none adds its light to whatever is behind it, `auto`
+    asks the rainy photographs which it is."""
 
     def refuse(self, crop: int) -> str | None:
         if crop <= self.reward_rain.kernel // 2:
@@ -111,13 +108,13 @@ class FoundRain(Method):
         self, settings: FoundRainSettings, derainer: nn.Module, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(settings, derainer, device)
-        self.settings = settings
+        assert settings.radiance != "auto", "to be asked of the photographs first"
+        self.settings, self.radiance = settings, settings.radiance
 
     def _rain_over(self, scene: Tensor, rain: Tensor) -> Tensor:
-        radiance = self.settings.radiance
-        if radiance is None:  # the sum of a photograph and rain is cut off where it is white
+        if self.radiance is None:  # the sum of a photograph and rain is cut off where it is white
             return (scene + rain).clamp(0, 1)
-        return scene + rain.clamp(max=1) * (radiance - scene)
+        return scene + rain.clamp(max=1) * (self.radiance - scene)
 
     def _update(
         self, O_r: Tensor, B_u: Tensor, B_rw: Tensor | None, rewarded: Tensor | None, R: Tensor | None
@@ -125,7 +122,7 @@ class FoundRain(Method):
         assert R is not None, "the data of this method come with found rain"
         s = self.settings
         if B_rw is not None and s.reward_rain.detail:
-            light, share = rain_before(B_rw, O_r, s.reward_rain, s.radiance)
+            light, share = rain_before(B_rw, O_r, s.reward_rain, self.radiance)
             enough = share > s.reward_rain.coverage
             enough = enough if rewarded is None else enough & rewarded
             R = torch.where(enough[:, None, None, None], light, R)

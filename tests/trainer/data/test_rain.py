@@ -5,7 +5,7 @@ import torch
 
 from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder
-from trainer.data.rain import RainBank, RainSearchSettings, find_rain
+from trainer.data.rain import RainBank, RainSearchSettings, find_radiance, find_rain
 from trainer.errors import TrainerError
 
 SETTINGS = RainSearchSettings()
@@ -52,6 +52,17 @@ def test_of_rain_that_is_blended_in_the_opacity_is_found_where_the_scene_is_dark
     error = (rain.light - opacity)[:, :80][inside]
     assert np.sqrt(np.square(error).mean()) < 0.2 * opacity.std()
     assert not rain.found[:, 112:].any()
+
+
+@pytest.mark.parametrize("blended", [True, False])
+def test_whether_rain_is_blended_in_shows_in_front_of_bright_scenes(tmp_path, blended):
+    opacity = 0.5 * streaks()[..., None]
+    for number in range(8):
+        scene = sky() + 0.07 * number
+        rainy = (1 - opacity) * scene + opacity * 0.6 if blended else scene + 0.5 * opacity
+        PIL.Image.fromarray(image(rainy)).save(tmp_path / f"{number}.png")
+    found = find_radiance(ImageFolder(tmp_path), SETTINGS, seed=0)
+    assert found == (pytest.approx(0.6, abs=0.03) if blended else None)
 
 
 @pytest.mark.parametrize("kind", ["coloured texture", "grey texture", "bright"])
