@@ -6,7 +6,8 @@ assumption about the shape of streaks. Laid over clean photographs of other scen
 whose rain is real. Noise was taken from smooth places in this way for denoising (Chen et al., CVPR 2018).
 
 Four properties of rain are used: it only adds light, it is nearly grey, it leaves gaps, and it is alike all
-over an image. Fog leaves no gaps, and is not found.
+over an image. Fog leaves no gaps, and is not found. Rain may also be blended with the scene, so that it adds
+light to what is darker than it and takes it from what is brighter; then its opacity is found.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ _WHITE, _CLEAR = 0.93, 0.1
 _LARGEST = 512
 """Side of the part of an image that is searched, its upper left: skies are as good as any place."""
 _SEARCH, _DRAW = 2, 3
+_Y, _X = np.mgrid[:WINDOW, :WINDOW].reshape(2, -1) / WINDOW - 0.5
+_PLANES = np.stack((np.ones_like(_X), _X, _Y), 1).astype(np.float32)
+"""K,3: what the planes over a window are made of."""
 
 
 class RainSearchSettings(Settings):
@@ -128,18 +132,13 @@ def find_radiance(rainy: ImageFolder, settings: RainSearchSettings, *, seed: int
 def _lopsided(image: Image, settings: RainSearchSettings) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Of the flat windows with streaks: the level of the scene, and how much farther their pixels lie above
     it than below, -1 to 1."""
-    scaled = image[:_LARGEST, :_LARGEST].astype(np.float32) / 255
+    scaled: NDArray[np.float32] = image[:_LARGEST, :_LARGEST].astype(np.float32) / np.float32(255)
     levels, lightness = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
-    y, x = np.mgrid[:WINDOW, :WINDOW].reshape(2, -1) / WINDOW - 0.5
-    basis = np.stack((np.ones_like(x), x, y), 1).astype(np.float32)
-    onto_planes = basis @ np.linalg.pinv(basis)
+    onto_planes = _PLANES @ np.linalg.pinv(_PLANES)
     for top in range(0, scaled.shape[0] - WINDOW + 1, 2 * STRIDE):
         row = sliding_window_view(scaled[top : top + WINDOW], (WINDOW, WINDOW), (0, 1))[0, :: 2 * STRIDE]
-        windows = row.reshape(len(row), 3, -1)
-        chroma = (
-            np.stack((windows[:, 0] - windows[:, 1], windows[:, 2] - windows[:, 1])).std(axis=2).max(axis=0)
-        )
-        luma = np.einsum("nck,c->nk", windows[chroma < settings.chroma], LUMA)
+        windows = np.ascontiguousarray(row.reshape(len(row), 3, -1))
+        luma = np.einsum("nck,c->nk", windows[_chroma(windows) < settings.chroma], LUMA)
         detail = luma - luma @ onto_planes.T
         low, high = np.quantile(detail, (_GAPS, 1 - _GAPS), axis=1, keepdims=True)
         below = np.sqrt(np.square(np.minimum(detail - low, 0)).mean(axis=1))
@@ -183,26 +182,30 @@ def _by_tile(pixels: NDArray[Any]) -> NDArray[Any]:
     return tiles.reshape(-1, parts, parts, _TILE * _TILE)
 
 
+def _chroma(windows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much windows M,3,K vary in colour: M."""
+    differences = np.stack((windows[:, 0] - windows[:, 1], windows[:, 2] - windows[:, 1]))
+    spread: NDArray[np.float32] = differences.std(axis=2).max(axis=0)
+    return spread
+
+
 def _above_plane(
     windows: NDArray[np.float32], settings: RainSearchSettings, radiance: float | None
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
     """Which windows M,3,K are flat, and the light N,K above the plane of the scene behind them, or the
     opacity of what is of that radiance."""
     luma = np.einsum("nck,c->nk", windows, LUMA)
-    chroma = np.stack((windows[:, 0] - windows[:, 1], windows[:, 2] - windows[:, 1])).std(axis=2).max(axis=0)
     brightest = settings.brightest if radiance is None else min(settings.brightest, radiance - CONTRAST)
-    kept = np.flatnonzero((chroma < settings.chroma) & (luma.mean(axis=1) < brightest))
+    kept = np.flatnonzero((_chroma(windows) < settings.chroma) & (luma.mean(axis=1) < brightest))
     luma = luma[kept]
-    y, x = np.mgrid[:WINDOW, :WINDOW].reshape(2, -1) / WINDOW - 0.5
-    basis = np.stack((np.ones_like(x), x, y), 1).astype(np.float32)
-    products = (basis[:, :, None] * basis[:, None, :]).reshape(-1, 9)
+    products = (_PLANES[:, :, None] * _PLANES[:, None, :]).reshape(-1, 9)
     # Quantile regression: least squares, weighted anew by what each pixel is above or below the plane.
     weights = np.ones_like(luma)
     above, scene = luma, luma
     for _ in range(_REWEIGHTINGS):
         normal = (weights @ products).reshape(-1, 3, 3) + 1e-6 * np.eye(3, dtype=np.float32)
-        plane = np.linalg.solve(normal, ((weights * luma) @ basis)[:, :, None])[:, :, 0]
-        scene = plane @ basis.T
+        plane = np.linalg.solve(normal, ((weights * luma) @ _PLANES)[:, :, None])[:, :, 0]
+        scene = plane @ _PLANES.T
         above = luma - scene
         weights = np.where(above > 0, _GAPS, 1 - _GAPS).astype(np.float32) / np.maximum(np.abs(above), 2e-3)
     below = np.sqrt(np.square(np.minimum(above, 0)).mean(axis=1))
