@@ -32,3 +32,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
     return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known) or 'none'}"
+
+
+def first_line(problem: BaseException) -> str:
+    """What an error of the system or of a library says, in one line."""
+    text = (getattr(problem, "strerror", None) or str(problem)).strip()
+    return text.splitlines()[0] if text else type(problem).__name__

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from iqa_service.daclip import DaCLIP, Rule, load_daclip, load_rule
-from iqa_service.errors import ScorerError, nearest
+from iqa_service.errors import ScorerError, first_line, nearest
 from iqa_service.views import TILES, Image, Views
 
 __all__ = ["LITE_WEIGHTS", "Candidate", "DaclipScorer", "Image", "Precision", "Scorer", "open_daclip"]
@@ -136,8 +136,9 @@ class DaclipScorer:
                 odds = [self._log_odds(chunk) for chunk in torch.split(flat, _VIEWS_AT_ONCE)]
                 scores = torch.cat(odds).view(views.shape[:2]).mean(dim=1)
         except RuntimeError as problem:  # of memory that is short, for one
-            reason = str(problem).splitlines()[0]
-            raise ScorerError(f"{self.name} failed ({reason}): take device=cpu or fewer tiles") from problem
+            raise ScorerError(
+                f"{self.name} failed ({first_line(problem)}): take device=cpu or fewer tiles"
+            ) from problem
         if not scores.isfinite().all():
             raise ScorerError(f"{self.name} gave NaN: its weights are damaged, fetch or train them again")
         return scores.numpy().astype(np.float32)

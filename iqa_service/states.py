@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from iqa_service.errors import ScorerError
+from iqa_service.errors import ScorerError, first_line
 
 
 def read_state(file: Path) -> Any:
@@ -19,5 +19,4 @@ def read_state(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch.load raises on a damaged file is not one class
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise ScorerError(f"cannot read '{file}' as weights ({reason}): fetch it again") from error
+        raise ScorerError(f"cannot read '{file}' as weights ({first_line(error)}): fetch it again") from error

@@ -101,9 +101,8 @@ def open_pool(spec: str, *, fingerprint: str | None, keep: int = 1, history: int
         raise PoolError(f"keep is {keep}: a pool keeps at least 1 candidate of each image")
     settings = None
     if fingerprint is not None:
-        settings = PoolSettings(fingerprint=fingerprint, keep=keep)
-        if history is not None:
-            settings = PoolSettings(fingerprint=fingerprint, keep=keep, history=history)
+        wanted: dict[str, Any] = {} if history is None else {"history": history}
+        settings = PoolSettings(fingerprint=fingerprint, keep=keep, **wanted)
     if spec.startswith(("http:", "https:")):
         from pool_store.http_client import HttpPool
 

@@ -51,16 +51,17 @@ class PoolHost:
         with self.server.answering():
             return sorted(name.decode() for name in self.server.client.smembers(REGISTRY))
 
-    def opened(self) -> Iterator[tuple[str, RewardPool]]:
-        """Every pool that can be opened, by name: one that is half dropped, or of another format, costs no
-        other. PoolUnavailable where the server is away."""
+    def opened(self) -> Iterator[RewardPool]:
+        """Every pool that can be opened, in order of names: one that is half dropped, or of another format,
+        costs no other. PoolUnavailable where the server is away."""
         for name in self.names():
             try:
-                yield name, self.open(name)
+                pool = self.open(name)
             except PoolUnavailable:
                 raise
             except PoolError:
                 continue
+            yield pool
 
     def open(self, name: str = DEFAULT) -> RewardPool:
         """The pool as it is; PoolMissing where there is none of that name. Stays open as long as the host."""

@@ -33,7 +33,7 @@ def create_app(
     tokens, limits = tokens or Tokens(), limits or Limits()
 
     def statistics() -> dict[str, Stats]:
-        return {name: pool.stats() for name, pool in host.opened()}
+        return {pool.name: pool.stats() for pool in host.opened()}
 
     metrics = Metrics(statistics)
     app = FastAPI(

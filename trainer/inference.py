@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from iqa_service.errors import first_line
 from iqa_service.pixels import SUFFIXES
 from trainer.data.folders import Image, ImageFolder, read_image
 from trainer.errors import TrainerError
@@ -152,8 +153,8 @@ def derain_path(
     for number, (path, result) in enumerate(work, 1):
         try:
             save_image(derain_image(net, read_image(path), tile=tile, overlap=overlap), result)
-        except (TrainerError, RuntimeError) as error:  # the latter of a GPU that is too small
-            message = str(error).splitlines()[0]
+        except RuntimeError as error:  # a TrainerError, or of a GPU that is too small
+            message = str(error) if isinstance(error, TrainerError) else first_line(error)
             problems.append(message if str(path) in message else f"{path}: {message}")
         if on_progress:
             on_progress(number, len(work))

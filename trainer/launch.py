@@ -85,10 +85,9 @@ def run(
             raise TrainerError(
                 f"{config.folder} already holds a run: continue it with --resume, or choose another name=..."
             )
-    if checkpoint is not None:
-        checkpoints.load(checkpoint)
-        if own:
-            checkpoints.begin_after(checkpoint)
+    if checkpoint is not None and own:
+        checkpoints.load(checkpoint)  # before others make way for it
+        checkpoints.begin_after(checkpoint)
     start = checkpoint or (checkpoints.newest() if resume and checkpoints.files() else None)
     if config.launch == "ray":
         from trainer.launch_ray import run_on_ray

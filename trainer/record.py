@@ -53,9 +53,11 @@ class CandidateRecord:
             path.parent.mkdir(parents=True, exist_ok=True)
             PIL.Image.fromarray(candidate.image).save(path, lossless=True, method=0, quality=0)
             with (self._folder / _TABLE).open("a+b") as table:
-                # A line that was cut off must not spoil this one.
-                torn = table.tell() > 0 and table.seek(-1, os.SEEK_END) is not None and table.read() != b"\n"
-                table.write(b"\n" * torn + json.dumps(line).encode() + b"\n")
+                if table.tell():
+                    table.seek(-1, os.SEEK_END)
+                    if table.read() != b"\n":
+                        table.write(b"\n")  # a line that was cut off must not spoil this one
+                table.write(json.dumps(line).encode() + b"\n")
         except OSError as problem:
             raise TrainerError(
                 f"the record in {self._folder} cannot be written ({problem.strerror or problem}): "

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from iqa_service.errors import first_line
 from pool_store.client import Pool
 from trainer.config import Config
 from trainer.errors import TrainerError
@@ -140,11 +141,6 @@ class Checkpoints:
                 raise ValueError("it is not of this program")
         except Exception as problem:  # what torch.load raises on a damaged file is not one class
             raise TrainerError(
-                f"the checkpoint {path} cannot be read ({_first_line(problem)}): name another."
+                f"the checkpoint {path} cannot be read ({first_line(problem)}): name another."
             ) from None
         return state
-
-
-def _first_line(problem: BaseException) -> str:
-    text = (getattr(problem, "strerror", None) or str(problem)).strip()
-    return text.splitlines()[0] if text else type(problem).__name__

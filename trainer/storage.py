@@ -128,11 +128,10 @@ def _copy(config: Config, storage: Storage, copied: dict[str, tuple[int, int]]) 
         storage.replace(key, data)
         copied[key] = mark
     there = _checkpoints(storage)
-    abandoned = [key for key in there if newest and Path(key).name > newest[0].name]
-    for old in (
-        *abandoned,
-        *[key for key in there if key not in abandoned][: -config.report.keep_checkpoints],
-    ):
+    # What is newer than the newest here was abandoned.
+    kept = [key for key in there if not newest or Path(key).name <= newest[0].name]
+    kept = kept[-config.report.keep_checkpoints :]
+    for old in (key for key in there if key not in kept):
         storage.remove(old)
 
 

@@ -105,7 +105,7 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
     @routes.get("")
     def list_pools() -> Pools:
         """Every pool."""
-        return Pools(pools=[_info(pool) for _, pool in host.opened()])
+        return Pools(pools=[_info(pool) for pool in host.opened()])
 
     @routes.put("/{pool}", responses={201: {"model": PoolInfo}})
     def create_pool(pool: Name, settings: PoolSettings, response: Response) -> PoolInfo:

@@ -61,6 +61,28 @@ def _stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, action: Any) -> Non
     monkeypatch.setattr(report.Reporter, "step", step)
 
 
+def _killed_and_straight(
+    config: Config, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Last checkpoints of a run that was killed after so many steps and resumed, and of one that was not."""
+    straight = config.model_copy(update={"name": "straight"})
+    launch.run(straight, console=_quiet())
+
+    class Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        _stop_after(patched, steps, die)
+        with pytest.raises(Killed):
+            launch.run(config, console=_quiet())
+    launch.run(config, resume=True, console=_quiet())
+    ours, theirs = (Checkpoints(c.folder / "checkpoints", 3).load() for c in (config, straight))
+    return ours, theirs
+
+
 def test_a_run_goes_through_both_stages_and_leaves_everything(config: Config) -> None:
     summary = launch.run(config, console=_quiet())
     assert (summary.samples, summary.stage, summary.pool_entries) == (24, 2, 4)
@@ -106,23 +128,8 @@ def test_an_interrupted_run_resumes_exactly(
     config: Config, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = _on_found_rain(config) if method == "found-rain" else config
-    straight = config.model_copy(update={"name": "straight"})
-    launch.run(straight, console=_quiet())
-
-    class Killed(BaseException):
-        pass
-
-    def die() -> None:
-        raise Killed
-
     # Two steps after a checkpoint of stage 2, so that the pool has moved on too.
-    with monkeypatch.context() as patched:
-        _stop_after(patched, 11, die)
-        with pytest.raises(Killed):
-            launch.run(config, console=_quiet())
-    launch.run(config, resume=True, console=_quiet())
-
-    ours, theirs = (Checkpoints(c.folder / "checkpoints", 3).load() for c in (config, straight))
+    ours, theirs = _killed_and_straight(config, 11, monkeypatch)
     assert {"derainer", "averaged"} <= set(theirs["method"])
     for part in {"derainer", "averaged", "G", "DEM", "D"} & set(theirs["method"]):
         for key, value in theirs["method"][part].items():
@@ -261,22 +268,7 @@ def test_writing_appears_only_whole(tmp_path: Path) -> None:
 def test_a_run_that_dies_before_its_first_checkpoint_repeats_exactly(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = _with(config, report={"checkpoint_every": 100})
-    straight = config.model_copy(update={"name": "straight"})
-    launch.run(straight, console=_quiet())
-
-    class Killed(BaseException):
-        pass
-
-    def die() -> None:
-        raise Killed
-
-    with monkeypatch.context() as patched:
-        _stop_after(patched, 9, die)
-        with pytest.raises(Killed):
-            launch.run(config, console=_quiet())
-    launch.run(config, resume=True, console=_quiet())
-    ours, theirs = (Checkpoints(c.folder / "checkpoints", 3).load() for c in (config, straight))
+    ours, theirs = _killed_and_straight(_with(config, report={"checkpoint_every": 100}), 9, monkeypatch)
     for key, value in theirs["method"]["derainer"].items():
         assert torch.equal(ours["method"]["derainer"][key], value), key
 

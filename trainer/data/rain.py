@@ -13,6 +13,7 @@ light to what is darker than it and takes it from what is brighter; then its opa
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +28,9 @@ from torch import Tensor
 
 from trainer.data.folders import Image, ImageFolder
 from trainer.errors import TrainerError
+from trainer.methods.found_rain import CONTRAST
 from trainer.settings import Settings
 
-CONTRAST = 0.15
-"""Between blended rain and the scene behind it, at least; with less its opacity cannot be told."""
 WINDOW, STRIDE = 32, 8
 """Side of the squares that are tested for flatness, and between two of them, pixels."""
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -88,11 +88,10 @@ def find_rain(image: Image, settings: RainSearchSettings, radiance: float | None
     """The rain in front of the flat places of an image, uint8 H,W,3; with a ``radiance``, the luma in [0,1]
     of rain that is blended in, of those that are darker than that."""
     height, width = image.shape[:2]
-    scaled = image.astype(np.float32) / 255
+    scaled: NDArray[np.float32] = image.astype(np.float32) / np.float32(255)
     corners, lights = [], [np.empty((0, WINDOW, WINDOW), np.float32)]
-    for top in range(0, height - WINDOW + 1, STRIDE):
-        row = sliding_window_view(scaled[top : top + WINDOW], (WINDOW, WINDOW), (0, 1))[0, ::STRIDE]
-        kept, above = _above_plane(np.ascontiguousarray(row.reshape(len(row), 3, -1)), settings, radiance)
+    for top, windows in _rows(scaled, STRIDE):
+        kept, above = _above_plane(windows, settings, radiance)
         corners += [(top, left) for left in STRIDE * kept]
         lights.append(above.reshape(-1, WINDOW, WINDOW))
     found = np.concatenate(lights)
@@ -135,9 +134,7 @@ def _lopsided(image: Image, settings: RainSearchSettings) -> tuple[NDArray[np.fl
     scaled: NDArray[np.float32] = image[:_LARGEST, :_LARGEST].astype(np.float32) / np.float32(255)
     levels, lightness = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
     onto_planes = _PLANES @ np.linalg.pinv(_PLANES)
-    for top in range(0, scaled.shape[0] - WINDOW + 1, 2 * STRIDE):
-        row = sliding_window_view(scaled[top : top + WINDOW], (WINDOW, WINDOW), (0, 1))[0, :: 2 * STRIDE]
-        windows = np.ascontiguousarray(row.reshape(len(row), 3, -1))
+    for _, windows in _rows(scaled, 2 * STRIDE):
         luma = np.einsum("nck,c->nk", windows[_chroma(windows) < settings.chroma], LUMA)
         detail = luma - luma @ onto_planes.T
         low, high = np.quantile(detail, (_GAPS, 1 - _GAPS), axis=1, keepdims=True)
@@ -180,6 +177,13 @@ def _by_tile(pixels: NDArray[Any]) -> NDArray[Any]:
     parts = WINDOW // _TILE
     tiles = pixels.reshape(-1, parts, _TILE, parts, _TILE).swapaxes(2, 3)
     return tiles.reshape(-1, parts, parts, _TILE * _TILE)
+
+
+def _rows(image: NDArray[np.float32], stride: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The windows of an image H,W,3, row by row: the top of each, and M,3,K."""
+    for top in range(0, image.shape[0] - WINDOW + 1, stride):
+        row = sliding_window_view(image[top : top + WINDOW], (WINDOW, WINDOW), (0, 1))[0, ::stride]
+        yield top, np.ascontiguousarray(row.reshape(len(row), 3, -1))
 
 
 def _chroma(windows: NDArray[np.float32]) -> NDArray[np.float32]:

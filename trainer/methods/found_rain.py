@@ -18,7 +18,7 @@ from trainer.losses import gaussian_blur, psnr_loss, ssim_loss
 from trainer.methods.base import Method, MethodSettings
 from trainer.settings import Settings
 
-_CONTRAST = 0.15
+CONTRAST = 0.15
 """Between blended rain and the scene behind it, at least; with less its opacity cannot be told."""
 
 
@@ -93,11 +93,11 @@ def rain_before(
     detail = mean((reward - scene).square(), settings.window)
     taken = mean((image - reward).square(), settings.window)
     smooth = (detail < settings.detail**2) & (detail < taken)
-    brightest = settings.brightest if radiance is None else min(settings.brightest, radiance - _CONTRAST)
+    brightest = settings.brightest if radiance is None else min(settings.brightest, radiance - CONTRAST)
     smooth = (smooth & (mean(scene, settings.window) < brightest)).float()
     light = (image - scene).clamp(min=0)
     if radiance is not None:
-        light = (light / (radiance - scene).clamp(min=_CONTRAST)).clamp(max=1)
+        light = (light / (radiance - scene).clamp(min=CONTRAST)).clamp(max=1)
     return light * smooth * mean(smooth, 9), smooth.mean(dim=(1, 2, 3))
 
 
