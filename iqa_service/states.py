@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -19,4 +20,7 @@ def read_state(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch.load raises on a damaged file is not one class
-        raise ScorerError(f"cannot read '{file}' as weights ({first_line(error)}): fetch it again") from error
+        # Torch explains at length how to run the code in such a file all the same.
+        damaged = isinstance(error, UnpicklingError)
+        said = "no plain tensors, or damaged" if damaged else first_line(error)
+        raise ScorerError(f"cannot read '{file}' as weights ({said}): fetch it again") from error

@@ -128,7 +128,7 @@ def test_the_cluster_launcher_takes_its_configuration() -> None:
 def test_the_example_in_the_launchers_file_loads() -> None:
     head = (DEPLOY / "ray-cluster.yaml").read_text()
     (said,) = re.findall(r"^#\s+rgsud submit ((?:.*\n)+?)#\n", head, re.MULTILINE)
-    words = shlex.split(said.replace("#", " "))
+    words = shlex.split(said.replace("\\\n#", ""))
     config = load_config(words[0], words[1:])
     address = yaml.safe_load(head)["provider"]["head_ip"]
     assert config.recycling.pool.startswith(f"http://{address}:8080/")

@@ -87,7 +87,7 @@ def test_a_folder_without_photographs_and_a_broken_one_are_named(tmp_path):
     with pytest.raises(ScorerError, match="no photographs to train on"):
         pretrain(PretrainSettings(photographs=tmp_path))
     (tmp_path / "broken.jpg").write_text("no image")
-    with pytest.raises(ScorerError, match=r"cannot read the photograph '.*broken.jpg'"):
+    with pytest.raises(ScorerError, match=r"cannot read '.*broken.jpg' as an image"):
         pretrain(PretrainSettings(photographs=tmp_path))
 
 
