@@ -70,6 +70,7 @@ NO_POOL = ("schedule.stage2_from=never", "schedule.recycle_from=2.0")
 FEW = "data.rain_search.images=4"
 USES = ("recycling.every=12", "method.lambda2=0.8")
 """Rewards as the paper uses them, beside the rain that they show."""
+FROZEN = f"schedule.recycle_until={STAGE2}"
 RAIN_ALONE = ("recycling.every=12", "method.lambda2=0")
 SCORERS = {
     "daclip": ("both stages, the recipe's scorer", LITE),
@@ -82,7 +83,7 @@ RUNS: dict[str, Row] = {
     **{name: Row(label, (scorer, *USES)) for name, (label, scorer) in SCORERS.items()},
     "rain_only": Row("the rain of rewards without L_re", (LITE, *RAIN_ALONE)),
     "re_only": Row("L_re without the rain of rewards", (LITE, *USES, "method.reward_rain.detail=0")),
-    "frozen": Row("pool frozen as stage 2 begins", (LITE, *USES, f"schedule.recycle_until={STAGE2}")),
+    "frozen": Row("pool frozen as stage 2 begins", (LITE, *USES, FROZEN)),
     "teacher": Row("averaged weights as teacher, no pool", (LATEST, *USES, "method.teacher=true")),
     "mean3": Row("mean of the best 3", (LITE, *USES, "recycling.keep=3", "recycling.reward=mean")),
     "few_stage1": Row("rain of few places: stage 1 alone", (*NO_POOL, FEW), "few"),
@@ -90,19 +91,31 @@ RUNS: dict[str, Row] = {
     "few_rain_only": Row(
         "rain of few places: the rain of rewards without L_re", (LITE, *RAIN_ALONE, FEW), "few"
     ),
-    "few_rain_latest": Row(
-        "rain of few places: the rain of the latest candidates, no L_re", (LATEST, *RAIN_ALONE, FEW), "few"
-    ),
     "few_rain_sparse": Row(
         "rain of few places: the rain of rewards, a quarter of the candidates",
         (LITE, "recycling.every=48", "method.lambda2=0", FEW),
         "few",
     ),
 }
+FEW_RAIN = {
+    "latest": ("the latest candidates", (LATEST,)),
+    "oracle": ("candidates chosen by true PSNR", (SCORERS["oracle"][1],)),
+    "random": ("candidates chosen at random", (SCORERS["random"][1],)),
+    "frozen": ("rewards frozen as stage 2 begins", (LITE, FROZEN)),
+    "teacher": ("what the averaged weights make of each crop", (LATEST, "method.teacher=true")),
+}
+RUNS |= {
+    f"few_rain_{name}": Row(
+        f"rain of few places: the rain of {label}, no L_re", (*settings, *RAIN_ALONE, FEW), "few"
+    )
+    for name, (label, settings) in FEW_RAIN.items()
+}
 GAN = {
     "stage1": ("stage 1 alone", NO_POOL),
     **{name: (label, (scorer,)) for name, (label, scorer) in SCORERS.items()},
     "minimum3": ("minimum of the best 3 and the rainy image", (LITE, *MINIMUM)),
+    "frozen": ("pool frozen as stage 2 begins", (LITE, FROZEN)),
+    "teacher": ("averaged weights as teacher, no pool", (LATEST, "method.teacher=true")),
     "re_only": ("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
     "switch_only": ("DEM's switch without L_re", (LITE, "method.lambda2=0")),
 }
