@@ -67,7 +67,6 @@ class Row(NamedTuple):
 
 
 NO_POOL = ("schedule.stage2_from=never", "schedule.recycle_from=2.0")
-FEW = "data.rain_search.images=4"
 USES = ("recycling.every=12", "method.lambda2=0.8")
 """Rewards as the paper uses them, beside the rain that they show."""
 FROZEN = f"schedule.recycle_until={STAGE2}"
@@ -79,24 +78,33 @@ SCORERS = {
     "random": ("random scorer", "recycling.scorer=local:random"),
 }
 RUNS: dict[str, Row] = {
-    "stage1": Row("stage 1 alone", NO_POOL),
-    **{name: Row(label, (scorer, *USES)) for name, (label, scorer) in SCORERS.items()},
-    "rain_only": Row("the rain of rewards without L_re", (LITE, *RAIN_ALONE)),
-    "re_only": Row("L_re without the rain of rewards", (LITE, *USES, "method.reward_rain.detail=0")),
-    "frozen": Row("pool frozen as stage 2 begins", (LITE, *USES, FROZEN)),
-    "teacher": Row("averaged weights as teacher, no pool", (LATEST, *USES, "method.teacher=true")),
-    "mean3": Row("mean of the best 3", (LITE, *USES, "recycling.keep=3", "recycling.reward=mean")),
-    "few_stage1": Row("rain of few places: stage 1 alone", (*NO_POOL, FEW), "few"),
-    "few_daclip": Row("rain of few places: both stages, the recipe's scorer", (LITE, *USES, FEW), "few"),
-    "few_rain_only": Row(
-        "rain of few places: the rain of rewards without L_re", (LITE, *RAIN_ALONE, FEW), "few"
+    "stage1": Row("found rain: stage 1 alone", NO_POOL),
+    **{name: Row(f"found rain: {label}", (scorer, *USES)) for name, (label, scorer) in SCORERS.items()},
+    "rain_only": Row("found rain: the rain of rewards without L_re", (LITE, *RAIN_ALONE)),
+    "re_only": Row(
+        "found rain: L_re without the rain of rewards", (LITE, *USES, "method.reward_rain.detail=0")
     ),
-    "few_rain_sparse": Row(
-        "rain of few places: the rain of rewards, a quarter of the candidates",
-        (LITE, "recycling.every=48", "method.lambda2=0", FEW),
-        "few",
+    "frozen": Row("found rain: pool frozen as stage 2 begins", (LITE, *USES, FROZEN)),
+    "teacher": Row(
+        "found rain: averaged weights as teacher, no pool", (LATEST, *USES, "method.teacher=true")
+    ),
+    "mean3": Row(
+        "found rain: mean of the best 3", (LITE, *USES, "recycling.keep=3", "recycling.reward=mean")
     ),
 }
+BLENDED = "method.radiance=0.7"
+RUNS["blended"] = Row("found rain: blended in, stage 1 alone", (*NO_POOL, BLENDED), "blended_shared")
+RUNS["blended_rain_only"] = Row(
+    "found rain: blended in, the rain of rewards without L_re",
+    (LITE, *RAIN_ALONE, BLENDED),
+    "blended_shared",
+)
+RUNS["true_scenes"] = Row(
+    "found rain: over the truth of the rainy images, stage 1 alone",
+    (*NO_POOL, "data.clean={truth}"),
+    "scenes",
+)
+FEW = "data.rain_search.images=4"
 FEW_RAIN = {
     "latest": ("the latest candidates", (LATEST,)),
     "oracle": ("candidates chosen by true PSNR", (SCORERS["oracle"][1],)),
@@ -105,10 +113,22 @@ FEW_RAIN = {
     "teacher": ("what the averaged weights make of each crop", (LATEST, "method.teacher=true")),
 }
 RUNS |= {
-    f"few_rain_{name}": Row(
-        f"rain of few places: the rain of {label}, no L_re", (*settings, *RAIN_ALONE, FEW), "few"
-    )
-    for name, (label, settings) in FEW_RAIN.items()
+    "few_stage1": Row("found in few places: stage 1 alone", (*NO_POOL, FEW), "few"),
+    "few_daclip": Row("found in few places: both stages, the recipe's scorer", (LITE, *USES, FEW), "few"),
+    "few_rain_only": Row(
+        "found in few places: the rain of rewards without L_re", (LITE, *RAIN_ALONE, FEW), "few"
+    ),
+    "few_rain_sparse": Row(
+        "found in few places: the rain of rewards, a quarter of the candidates",
+        (LITE, "recycling.every=48", "method.lambda2=0", FEW),
+        "few",
+    ),
+    **{
+        f"few_rain_{name}": Row(
+            f"found in few places: the rain of {label}, no L_re", (*settings, *RAIN_ALONE, FEW), "few"
+        )
+        for name, (label, settings) in FEW_RAIN.items()
+    },
 }
 GAN = {
     "stage1": ("stage 1 alone", NO_POOL),
@@ -132,16 +152,6 @@ RUNS |= {
     )
     for name in ("stage1", "daclip", "oracle", "latest")
 }
-BLENDED = "method.radiance=0.7"
-RUNS["blended"] = Row("rain that is blended in: stage 1 alone", (*NO_POOL, BLENDED), "blended_shared")
-RUNS["blended_rain_only"] = Row(
-    "rain that is blended in: the rain of rewards without L_re",
-    (LITE, *RAIN_ALONE, BLENDED),
-    "blended_shared",
-)
-RUNS["true_scenes"] = Row(
-    "found rain over the truth of the rainy images: stage 1 alone", (*NO_POOL, "data.clean={truth}"), "scenes"
-)
 RUNS["true_rain"] = Row("supervised: true rain over other scenes", shared="")
 RUNS["supervised"] = Row("supervised: true pairs", shared="")
 FIRST = {

@@ -46,39 +46,57 @@ def curves(out: Path, runs: Mapping[str, str]) -> Found:
 
 
 def draw(found: Found, labels: Mapping[str, str], path: Path) -> None:
-    """The three measures of averaged (raw: thin) weights, and the true PSNR of the pool, over time."""
-    figure, axes = plt.subplots(2, 2, figsize=(13, 9), constrained_layout=True)
-    panels = zip(axes.flat[:3], ("psnr_y", "ssim_y", "psnr_rgb"), strict=True)
-    shown = {key: lines for key, lines in found.items() if key[0] not in BOUNDS}
-    names = dict.fromkeys(name for name, _ in shown)
-    colours = dict(zip(names, plt.get_cmap("tab20").colors, strict=False))  # type: ignore[attr-defined]
-    for axis, metric in panels:
-        for (name, _), lines in shown.items():
-            minutes = [line["seconds"] / 60 for line in lines]
-            averaged = [line["ema"][metric] for line in lines]
-            axis.plot(minutes, averaged, color=colours[name], marker="." if len(lines) < 3 else None)
-            axis.plot(minutes, [line["raw"][metric] for line in lines], color=colours[name], lw=0.3)
-        axis.set(xlabel="minutes", ylabel=metric)
-        # Far above, where their curves would flatten the rest.
-        ends = [
-            f"{labels[name]}, ends at {lines[-1]['ema'][metric]:.4g}"
-            for (name, _), lines in found.items()
-            if name in BOUNDS
-        ]
-        axis.set_title("\n".join(ends), fontsize=9)
-    for (name, _), lines in shown.items():
-        pooled = [line for line in lines if line.get("pool_psnr_y")]
-        minutes = [line["seconds"] / 60 for line in pooled]
-        axes.flat[3].plot(
-            minutes,
-            [line["pool_psnr_y"] for line in pooled],
-            color=colours[name],
-            marker="." if len(pooled) < 2 else None,
-        )
-    for name in names:
-        axes.flat[3].plot([], [], color=colours[name], label=labels[name])
-    axes.flat[3].set(xlabel="minutes", ylabel="true PSNR-Y of what the pool serves")
-    figure.legend(fontsize=8, ncols=3, loc="outside lower center")
+    """PSNR-Y of averaged (raw: thin) weights over time, that of the pool, and what each run gained over the
+    first one of its heading on the same seed; a row of panels for each heading."""
+    flat = figures(found)
+    headings: dict[str, list[str]] = {}
+    for name in labels:
+        if name not in BOUNDS and any(name == run for run, _ in found):
+            headings.setdefault(labels[name].partition(": ")[0], []).append(name)
+    figure, axes = plt.subplots(
+        len(headings),
+        3,
+        figsize=(15, 1.5 + sum(max(2.6, 0.4 * len(names)) for names in headings.values())),
+        height_ratios=[max(2.6, 0.4 * len(names)) for names in headings.values()],
+        squeeze=False,
+        layout="constrained",
+    )
+    for (trained, pooled, gains), (heading, names) in zip(axes, headings.items(), strict=True):
+        for place, name in enumerate(names):
+            colour = plt.get_cmap("tab10")(place % 10)
+            for (run, seed), lines in found.items():
+                if run != name:
+                    continue
+                minutes = [line["seconds"] / 60 for line in lines]
+                trained.plot(minutes, [line["ema"]["psnr_y"] for line in lines], color=colour)
+                trained.plot(minutes, [line["raw"]["psnr_y"] for line in lines], color=colour, lw=0.3)
+                graded = [line for line in lines if line.get("pool_psnr_y")]
+                if graded:
+                    pooled.plot(
+                        [line["seconds"] / 60 for line in graded],
+                        [line["pool_psnr_y"] for line in graded],
+                        color=colour,
+                        marker="." if len(graded) == 1 else None,
+                    )
+                if base := flat.get(f"{names[0]}_seed{seed}_ema_psnr_y"):
+                    gain = flat[f"{name}_seed{seed}_ema_psnr_y"] - base
+                    gains.plot(gain, place, "o", color=colour, alpha=0.7)
+        trained.set(title=heading, xlabel="minutes", ylabel="PSNR-Y, dB")
+        pooled.set(title="what the pool serves", xlabel="minutes", ylabel="true PSNR-Y, dB")
+        if not pooled.lines:
+            pooled.set_axis_off()
+        gains.axvline(0, color="gray", lw=0.5)
+        gains.yaxis.tick_right()
+        gains.set(title=f"against: {labels[names[0]].partition(': ')[2]}", xlabel="dB PSNR-Y, a dot a seed")
+        gains.set_yticks(range(len(names)), [labels[name].partition(": ")[2] for name in names], fontsize=8)
+        gains.set_ylim(len(names) - 0.5, -0.5)
+    # Far above, where their curves would flatten the rest.
+    ends = [
+        f"{labels[name]}, ends at {lines[-1]['ema']['psnr_y']:.2f} dB"
+        for (name, _), lines in found.items()
+        if name in BOUNDS
+    ]
+    figure.suptitle("\n".join(ends), fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
