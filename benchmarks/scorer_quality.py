@@ -17,7 +17,8 @@ by tile       the same for the best of the three highest in each place, by the s
 
 and over constructed versions of one photograph (blends of rainy and clean, blurred, smoothed, noisy, too
 sharp, of another colour, with ghosts of edges) the first two again, and the share of (sharp, smeared) pairs
-in which the sharp one wins. Scores are kept in --out, and not computed anew.
+in which the sharp one wins. "consensus" is how near a candidate is to the mean of all that its run made of
+the image. Scores are kept in --out, and not computed anew.
 """
 
 from __future__ import annotations
@@ -64,12 +65,23 @@ SCORERS = {
     "CNNIQA": "local:cnniqa-live?weights={baselines}/CNNIQA-LIVE.pth",
     "random": "local:random",
     "latest": "local:latest",
+    "consensus": "",
     "oracle (true PSNR)": "local:oracle?truth={truth}",
 }
 BLEND = 0.1
 """Log-odds between two candidates' tiles at which the better one has 2.7 times the other's weight."""
 CLEAR = 0.5
 """dB between two candidates whose order is asked for."""
+OF_RUNS = ("latest", "consensus")
+"""What says something of a run's candidates only, and nothing of constructed versions."""
+
+
+def groups(versions: list[Version]) -> list[list[Version]]:
+    """Those that are ordered among each other."""
+    found: dict[str, list[Version]] = {}
+    for version in versions:
+        found.setdefault(version.group, []).append(version)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -83,10 +95,7 @@ class Judged:
 
     @cached_property
     def groups(self) -> list[list[Version]]:
-        found: dict[str, list[Version]] = {}
-        for version in self.versions:
-            found.setdefault(version.group, []).append(version)
-        return list(found.values())
+        return groups(self.versions)
 
     def spearman(self, truth: dict[str, float]) -> float:
         each = [
@@ -118,8 +127,12 @@ class Judged:
         return statistics.fmean(lost)
 
 
+def mean_of_all(versions: list[Version]) -> Image:
+    return to_uint8(combine([version.image() for version in versions], "mean"))
+
+
 def mean_of_3(ranked: list[Version]) -> Image:
-    return to_uint8(combine([version.image() for version in ranked[:3]], "mean"))
+    return mean_of_all(ranked[:3])
 
 
 def minimum_of_3(ranked: list[Version]) -> Image:
@@ -164,6 +177,15 @@ def scored(spec: str, versions: list[Version], cache: Path) -> dict[str, float]:
     return known
 
 
+def consensus(versions: list[Version]) -> dict[str, float]:
+    """How near each version is to the mean of its group, PSNR-Y in dB; no scorer."""
+    scores: dict[str, float] = {}
+    for group in track(groups(versions), "consensus"):
+        mean = mean_of_all(group)
+        scores |= {version.key: psnr_y(version.image(), mean) for version in group}
+    return scores
+
+
 def qualities(versions: list[Version], cache: Path) -> tuple[dict[str, float], dict[str, float]]:
     """True PSNR-Y (at most 100 dB) and SSIM-Y."""
     known: dict[str, list[float]] = json.loads(cache.read_text()) if cache.exists() else {}
@@ -203,7 +225,7 @@ def judge(
             "regret_by_tile_db": candidates.regret(best),
             "regret_by_tile_minimum_db": candidates.regret(darkest),
         }
-    if name != "latest":  # the order in which versions are constructed says nothing
+    if name not in OF_RUNS:
         figures |= {
             "constructed_spearman_psnr": made.spearman(made.psnr),
             "constructed_pair_accuracy": made.pairs(),
@@ -283,6 +305,9 @@ that program. "daclip-lite" without more takes the clean word against all degrad
 
 ![score against true PSNR]({picture})
 
+The mean of all candidates of an image, for which no scorer is needed, lies {judged.regret(mean_of_all):.2f}
+dB below the best single one.
+
 Each dot is a candidate; both axes are relative to the mean over those that the run made of that image.
 """
 
@@ -329,19 +354,23 @@ def main() -> None:
             continue
         spec = spec.format(baselines=chosen.baselines, truth=folders.truth)
         slug = "".join(c if c.isalnum() else "-" for c in name)
+        of_made: dict[str, float] = {}
         try:
-            scores = scored(spec, candidates, chosen.out / f"{slug}.json")
-            of_made = (
-                {key: psnr[key] for key in contestants}
-                if name.startswith("oracle")
-                else scored(spec, list(contestants.values()), chosen.out / f"{slug}-constructed.json")
+            scores = (
+                consensus(candidates)
+                if name == "consensus"
+                else scored(spec, candidates, chosen.out / f"{slug}.json")
             )
+            if name.startswith("oracle"):
+                of_made = {key: psnr[key] for key in contestants}
+            elif name not in OF_RUNS:
+                of_made = scored(spec, list(contestants.values()), chosen.out / f"{slug}-constructed.json")
         except ScorerError as problem:
             print(f"left out: {name}: {problem}")
             continue
         judged[name] = Judged(candidates, scores, psnr, ssim)
         field: Callable[[Version], np.ndarray] | None = None
-        if chosen.by_tile and name not in ("latest", "random"):
+        if chosen.by_tile and name not in (*OF_RUNS, "random"):
             field = truth_of_tiles if name.startswith("oracle") else fields_of(open_scorer(spec))
         results[name] = judge(name, judged[name], Judged(made, of_made, psnr, ssim), contests, field)
         print(f"{name:40} " + "  ".join(f"{key} {value:.2f}" for key, value in results[name].items()))
