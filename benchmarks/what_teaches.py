@@ -92,6 +92,9 @@ RUNS: dict[str, Row] = {
         "found rain: mean of the best 3", (LITE, *USES, "recycling.keep=3", "recycling.reward=mean")
     ),
 }
+RUNS["recipe"] = Row(
+    "found rain: the recipe as it stands, but for the first candidates at 0.4", ("schedule.stage2_from=0.6",)
+)
 BLENDED = "method.radiance=0.7"
 RUNS["blended"] = Row("found rain: blended in, stage 1 alone", (*NO_POOL, BLENDED), "blended_shared")
 RUNS["blended_rain_only"] = Row(
