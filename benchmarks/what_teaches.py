@@ -126,6 +126,18 @@ RUNS |= {
         (LITE, "recycling.every=48", "method.lambda2=0", FEW),
         "few",
     ),
+    "few_teacher": Row(
+        "found in few places: the rain of what the averaged weights make, hardly any candidates, no L_re",
+        (
+            LATEST,
+            "recycling.every=480",
+            "schedule.minimum_rewards=0",
+            "method.teacher=true",
+            "method.lambda2=0",
+            FEW,
+        ),
+        "few",
+    ),
     **{
         f"few_rain_{name}": Row(
             f"found in few places: the rain of {label}, no L_re", (*settings, *RAIN_ALONE, FEW), "few"
