@@ -152,6 +152,7 @@ GAN = {
     "frozen": ("pool frozen as stage 2 begins", (LITE, FROZEN)),
     "teacher": ("averaged weights as teacher, no pool", (LATEST, "method.teacher=true")),
     "re_only": ("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
+    "re_weak": ("a quarter of L_re", (LITE, "method.lambda2=0.2")),
     "switch_only": ("DEM's switch without L_re", (LITE, "method.lambda2=0")),
 }
 RUNS |= {
