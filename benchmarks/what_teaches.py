@@ -145,6 +145,7 @@ RUNS |= {
         for name, (label, settings) in FEW_RAIN.items()
     },
 }
+QUARTER = "method.lambda2=0.2"
 GAN = {
     "stage1": ("stage 1 alone", NO_POOL),
     **{name: (label, (scorer,)) for name, (label, scorer) in SCORERS.items()},
@@ -152,7 +153,8 @@ GAN = {
     "frozen": ("pool frozen as stage 2 begins", (LITE, FROZEN)),
     "teacher": ("averaged weights as teacher, no pool", (LATEST, "method.teacher=true")),
     "re_only": ("L_re without DEM's switch", (LITE, "method.dem_switch=false")),
-    "re_weak": ("a quarter of L_re", (LITE, "method.lambda2=0.2")),
+    "re_weak": ("a quarter of L_re", (LITE, QUARTER)),
+    "re_weak_latest": ("a quarter of L_re, latest always wins", (LATEST, QUARTER)),
     "switch_only": ("DEM's switch without L_re", (LITE, "method.lambda2=0")),
 }
 RUNS |= {
