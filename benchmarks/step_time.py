@@ -24,13 +24,13 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from iqa_service.registry import open_scorer
-from iqa_service.scorer import Candidate
+from iqa_service.scorers.base import Candidate
 from trainer.config import load_config
 from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder
-from trainer.inference import derain_image
 from trainer.methods.rgsud import RGSUD
-from trainer.models.derainers import build_derainer
+from trainer.models.registry import build_derainer
+from trainer.restore.inference import derain_image
 
 
 def median_ms(work: Callable[[], object], repeats: int) -> float:

@@ -33,17 +33,17 @@ from what_teaches_page import curves, draw, figures, sheet, summary, table
 
 from pool_store.client import Pool
 from pool_store.schemas import Entry
+from rgsud_core.files import writing
 from trainer.config import Config, load_config
 from trainer.data.crops import PairedBatches, UnpairedBatches
 from trainer.data.folders import Image, ImageFolder, PairedFolder
-from trainer.evaluation import evaluate_pairs, psnr_y
-from trainer.files import writing
-from trainer.inference import derain_image
-from trainer.launch import assemble, view_of
-from trainer.losses import psnr_loss, ssim_loss
-from trainer.models.derainers import build_derainer
-from trainer.rewards import combine
-from trainer.state import Checkpoints, Progress
+from trainer.launch.start import assemble, view_of
+from trainer.methods.losses import psnr_loss, ssim_loss
+from trainer.models.registry import build_derainer
+from trainer.recycling.rewards import combine
+from trainer.restore.evaluation import evaluate_pairs, psnr_y
+from trainer.restore.inference import derain_image
+from trainer.state.checkpoints import Checkpoints, Progress
 from trainer.train import Job, finished, train
 
 SHARED = 0.4

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from trainer.data.folders import PairedFolder
-from trainer.evaluation import Scores
-from trainer.inference import derain_image
-from trainer.models.derainers import load_derainer
+from trainer.models.registry import load_derainer
+from trainer.restore.evaluation import Scores
+from trainer.restore.inference import derain_image
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from iqa_service.errors import ScorerBusy, ScorerError
+from rgsud_core.errors import RgsudError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from iqa_service.backends import Candidate, ScoreBackend
+    from iqa_service.scorers.backends import Candidate, ScoreBackend
 
     _Named = tuple[str, Candidate]
     """What a candidate is called on the screen, and it."""
@@ -154,7 +155,7 @@ def _draw(
 
 def _find(sources: list[Path], problems: list[str]) -> dict[str, _Found]:
     """The images in files and folders, each by a name of its own."""
-    from iqa_service.pixels import images_below
+    from rgsud_core.images import images_below
 
     found: dict[str, _Found] = {}
     for source in sources:
@@ -170,8 +171,8 @@ def _find(sources: list[Path], problems: list[str]) -> dict[str, _Found]:
 
 
 def _load(found: dict[str, _Found], rainy: Path | None, problems: list[str]) -> Iterator[_Named]:
-    from iqa_service.backends import Candidate
-    from iqa_service.pixels import images_below, read_photograph
+    from iqa_service.scorers.backends import Candidate
+    from rgsud_core.images import images_below, read_photograph
 
     beside: dict[str, Path] = {}
     if rainy is not None and rainy.is_dir():
@@ -184,13 +185,13 @@ def _load(found: dict[str, _Found], rainy: Path | None, problems: list[str]) -> 
                 raise ScorerError(f"no rainy image '{id}' for '{path}' in '{rainy}': give one by that name")
             wet = read_photograph(beside[id]) if id in beside else None
             yield name, Candidate(id, read_photograph(path), wet)
-        except ScorerError as error:
+        except RgsudError as error:
             problems.append(str(error))
 
 
 def _reference(scorer: str, candidates: list[Candidate], path: Path, problems: list[str]) -> None:
-    from iqa_service.ensemble import write_reference
     from iqa_service.registry import parse_spec
+    from iqa_service.scorers.ensemble import write_reference
 
     name, options = parse_spec(scorer)
     if name != "local:ensemble" or "of" not in options:

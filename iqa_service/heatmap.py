@@ -10,9 +10,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from iqa_service.backends import Candidate, LocalBackend, ScoreBackend
-from iqa_service.consistency import ConsistentBackend
-from iqa_service.views import Image
+from iqa_service.scorers.backends import Candidate, LocalBackend, ScoreBackend
+from iqa_service.scorers.consistency import ConsistentBackend
+from iqa_service.scorers.views import Image
 
 _EDGE = 128
 """Of the tiles of scorers that state none, pixels."""

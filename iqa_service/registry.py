@@ -8,15 +8,15 @@
     serve:iqa, http://HOST:8000                     a scorer that runs elsewhere
 
 A new scorer is one file in this package and one line in ``_LOCAL``: NAME -> "module:opener". The opener is a
-function (or class) that returns a :class:`~iqa_service.backends.ScoreBackend`. Its parameters are the options
-that the string may give: one without a default is required, and its annotation (``int``, ``Literal[...]``,
-``Annotated[float, Field(ge=0)]``, ...) says what is valid, so that an opener reads no text. The module is
-imported when its scorer is first asked for, never before.
+function (or class) that returns a :class:`~iqa_service.scorers.backends.ScoreBackend`. Its parameters are
+the options that the string may give: one without a default is required, and its annotation (``int``,
+``Literal[...]``, ``Annotated[float, Field(ge=0)]``, ...) says what is valid, so that an opener reads no text.
+The module is imported when its scorer is first asked for, never before.
 
 A scorer that runs elsewhere has a line in ``_SCHEMES``; its opener is given what follows the colon (for
 http and https, the whole address) as its first argument, positional-only.
 
-Every scorer has the option ``consistency``, see :class:`~iqa_service.consistency.ConsistentBackend`.
+Every scorer has the option ``consistency``, see :class:`~iqa_service.scorers.consistency.ConsistentBackend`.
 """
 
 from __future__ import annotations
@@ -30,27 +30,28 @@ from urllib.parse import unquote
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
-from iqa_service.errors import ScorerError, nearest
+from iqa_service.errors import ScorerError
+from rgsud_core.errors import nearest
 
 if TYPE_CHECKING:
-    from iqa_service.backends import ScoreBackend
+    from iqa_service.scorers.backends import ScoreBackend
 
 _LOCAL = {
-    "daclip-lite": "iqa_service.backends:open_lite",
-    "daclip": "iqa_service.backends:open_released",
-    "daclip-mix": "iqa_service.backends:open_mix",
-    "cnniqa-live": "iqa_service.cnniqa:CnniqaBackend",
-    "ensemble": "iqa_service.ensemble:EnsembleBackend",
-    "oracle": "iqa_service.controls:OracleBackend",
-    "latest": "iqa_service.controls:LatestBackend",
-    "random": "iqa_service.controls:RandomBackend",
+    "daclip-lite": "iqa_service.scorers.backends:open_lite",
+    "daclip": "iqa_service.scorers.backends:open_released",
+    "daclip-mix": "iqa_service.scorers.backends:open_mix",
+    "cnniqa-live": "iqa_service.scorers.cnniqa:CnniqaBackend",
+    "ensemble": "iqa_service.scorers.ensemble:EnsembleBackend",
+    "oracle": "iqa_service.scorers.baselines:OracleBackend",
+    "latest": "iqa_service.scorers.baselines:LatestBackend",
+    "random": "iqa_service.scorers.baselines:RandomBackend",
 }
 _SCHEMES = {
-    "serve": "iqa_service.clients:open_handle",
-    "http": "iqa_service.clients:open_http",
-    "https": "iqa_service.clients:open_http",
+    "serve": "iqa_service.serving.client:open_handle",
+    "http": "iqa_service.serving.client:open_http",
+    "https": "iqa_service.serving.client:open_http",
 }
-_ANY_METRIC = "iqa_service.metrics:open_metric"
+_ANY_METRIC = "iqa_service.scorers.pyiqa_metrics:open_metric"
 """Opens what ``local:`` knows by no name of its own; like the schemes', it is given the name."""
 
 
@@ -66,7 +67,7 @@ def open_scorer(spec: str) -> ScoreBackend:
     opener = _find_opener(name)
     backend: ScoreBackend = opener(**_checked(opener, name, options, "consistency"))
     if penalty:
-        from iqa_service.consistency import ConsistentBackend
+        from iqa_service.scorers.consistency import ConsistentBackend
 
         backend = ConsistentBackend(backend, **_checked(_consistency, name, penalty))
     return backend

@@ -112,7 +112,7 @@ def export_(
     json: Json = False,
 ) -> None:
     """Write a pool's rewards to a folder or .tar: images, and a table of all that is known of them."""
-    from pool_store.lifecycle import export_pool
+    from pool_store.transfer import export_pool
 
     with _opened(pool) as opened:
         moved = export_pool(opened, target, format)
@@ -126,7 +126,7 @@ def import_(
     json: Json = False,
 ) -> None:
     """Offer a pool everything in an export; the pool is made where it is missing."""
-    from pool_store.lifecycle import import_pool, settings_of
+    from pool_store.transfer import import_pool, settings_of
 
     settings = settings_of(source)
     with _opened(pool, settings) as opened:

@@ -11,11 +11,13 @@ import redis
 from pydantic import TypeAdapter, ValidationError
 from redis.cluster import RedisCluster
 
-from pool_store.blobs import Image
-from pool_store.embedded import open_embedded
+from pool_store.engine.connection import CONNECTION, Client, Server
+from pool_store.engine.embedded import open_embedded
+from pool_store.engine.images import Image
+from pool_store.engine.pages import Sort
+from pool_store.engine.pool import Kind
+from pool_store.engine.pools import DEFAULT, PoolHost
 from pool_store.errors import PoolError
-from pool_store.host import DEFAULT, PoolHost
-from pool_store.ranking import Sort
 from pool_store.schemas import (
     Decision,
     Entry,
@@ -27,8 +29,6 @@ from pool_store.schemas import (
     Swept,
     Verified,
 )
-from pool_store.server import CONNECTION, Client, Server
-from pool_store.store import Kind
 
 KNOWN = (
     "embedded:FOLDER, redis://HOST:PORT/DB?blobs=FOLDER, redis+cluster://HOST:PORT?blobs=s3://BUCKET/PREFIX, "
@@ -104,7 +104,7 @@ def open_pool(spec: str, *, fingerprint: str | None, keep: int = 1, history: int
         wanted: dict[str, Any] = {} if history is None else {"history": history}
         settings = PoolSettings(fingerprint=fingerprint, keep=keep, **wanted)
     if spec.startswith(("http:", "https:")):
-        from pool_store.http_client import HttpPool
+        from pool_store.http.client import HttpPool
 
         return HttpPool(spec, settings=settings)
     url, _, query = spec.partition("?")

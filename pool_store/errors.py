@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from rgsud_core.errors import RgsudError
 
-class PoolError(RuntimeError):
+
+class PoolError(RgsudError):
     """One sentence that names the thing and the remedy: as such for bad input, or of a kind below."""
 
 

@@ -9,14 +9,15 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from rgsud_core.errors import nearest
+from rgsud_core.settings import Settings
 from trainer.data.catalogue import find
-from trainer.data.rain import RainSearchSettings
 from trainer.errors import TrainerError
 from trainer.methods import METHODS, AnyMethodSettings
 from trainer.methods.rgsud import RGSUDSettings
-from trainer.models.derainers import DerainerSettings
-from trainer.rewards import Combination
-from trainer.settings import Settings, nearest
+from trainer.models.registry import DerainerSettings
+from trainer.rain.search import RainSearchSettings
+from trainer.recycling.rewards import Combination
 
 Moment = int | float
 """When something begins: 20000 is after 20,000 rainy crops; 0.5 is half-way through the run."""

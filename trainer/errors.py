@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rgsud_core.errors import RgsudError
 
-class TrainerError(RuntimeError):
+
+class TrainerError(RgsudError):
     """Bad input, told in sentences that name the thing and say what to do."""

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iqa_service.scorer import Candidate
+from iqa_service.scorers.base import Candidate
 from pool_store.schemas import Lineage
-from trainer.aside import Aside
 from trainer.config import Config, Moment
 from trainer.data.crops import UnpairedBatch, UnpairedBatches
 from trainer.data.folders import ImageFolder
 from trainer.errors import TrainerError
-from trainer.inference import derain_image
 from trainer.methods.base import Method
-from trainer.parallel import as_worker_0, rank, wait_for_all, workers
-from trainer.recycling import Recycler
-from trainer.report import Reporter, SilentReporter
-from trainer.rewards import RewardReader
-from trainer.state import Checkpoints, Progress, TrainingState
-from trainer.storage import Copies
+from trainer.methods.parallel import as_worker_0, rank, wait_for_all, workers
+from trainer.recycling.pool_link import Aside
+from trainer.recycling.recycler import Recycler
+from trainer.recycling.rewards import RewardReader
+from trainer.reporting.reporter import Reporter, SilentReporter
+from trainer.restore.inference import derain_image
+from trainer.state.checkpoints import Checkpoints, Progress, TrainingState
+from trainer.state.mirror import Copies
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""What the HTTP service is made of; `pool_store.service` puts it together."""
+"""What the HTTP service is made of; `pool_store.http.app` puts it together."""

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from pool_store.blobs import LONGEST_SIDE, Image
+from pool_store.engine.images import LONGEST_SIDE, Image
 from pool_store.http.problems import Problem
 
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -13,9 +13,10 @@ import anyio
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from pool_store.blobs import decode, digest_of, encode, several
+from pool_store.engine.images import decode, digest_of, encode, several
+from pool_store.engine.pool import RewardPool
+from pool_store.engine.pools import PoolHost
 from pool_store.errors import PoolMissing
-from pool_store.host import PoolHost
 from pool_store.http.archive import unpack
 from pool_store.http.images import decode_upload, preview
 from pool_store.http.limits import ENTRIES_A_PAGE, IMAGES_A_REQUEST, PREVIEW_WIDTHS, Limits
@@ -36,7 +37,6 @@ from pool_store.http.messages import (
 )
 from pool_store.http.problems import Problem
 from pool_store.schemas import DIGEST_PATTERN, Digest, ImageId, PoolName, PoolSettings, Stats, Swept, Verified
-from pool_store.store import RewardPool
 
 Name = Annotated[PoolName, Path(alias="pool", description="Name of the pool.")]
 Id = Annotated[ImageId, Path(description="Id of a rainy image: its path without suffix.")]

@@ -12,10 +12,10 @@ import uvicorn
 
 from pool_store.client import open_host
 from pool_store.errors import PoolError
-from pool_store.http.gate import access
+from pool_store.http.app import create_app
 from pool_store.http.limits import Limits
+from pool_store.http.middleware import access
 from pool_store.http.security import READ_TOKEN, WRITE_TOKEN, Tokens, is_loopback
-from pool_store.service import create_app
 
 FINISH_SECONDS = 30
 """What requests in hand have for their end."""

@@ -21,7 +21,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
 from iqa_service.registry import parse_spec
-from iqa_service.schemas import TOKEN_VARIABLE, ServiceSettings
+from iqa_service.serving.schemas import TOKEN_VARIABLE, ServiceSettings
 from trainer.config import Config, load_config
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -114,7 +114,7 @@ def test_serve_takes_its_configuration(number: int) -> None:
     (application,) = config["applications"]
     settings = ServiceSettings.model_validate(application["args"])
     parse_spec(settings.scorer)
-    assert application["import_path"] == "iqa_service.app:build_app"
+    assert application["import_path"] == "iqa_service.serving.ray_app:build_app"
 
 
 def test_the_cluster_launcher_takes_its_configuration() -> None:

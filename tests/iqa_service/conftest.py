@@ -9,7 +9,7 @@ import pytest
 import sklearn.datasets
 import torch
 
-from iqa_service.daclip import DaCLIP
+from iqa_service.scorers.daclip import DaCLIP
 
 CONFIG = {
     "embed_dim": 16,

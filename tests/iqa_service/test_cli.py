@@ -10,17 +10,17 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from iqa_service.backends import LocalBackend
-from iqa_service.consistency import consistency
-from iqa_service.controls import RandomBackend
 from iqa_service.errors import ScorerBusy
 from iqa_service.heatmap import tile_scores
-from iqa_service.pixels import read_photograph
-from iqa_service.rain import add_rain, random_look
 from iqa_service.registry import open_scorer
-from iqa_service.scorer import Candidate
-from iqa_service.views import Image
-from trainer.cli import main
+from iqa_service.scorers.backends import LocalBackend
+from iqa_service.scorers.base import Candidate
+from iqa_service.scorers.baselines import RandomBackend
+from iqa_service.scorers.consistency import consistency
+from iqa_service.scorers.views import Image
+from rgsud.cli import main
+from rgsud_core.degradation.rendered import add_rain, random_look
+from rgsud_core.images import read_photograph
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_service_without_room_is_asked_again(monkeypatch, capsys, folder: Path
                 raise ScorerBusy("the scorer", 0.01)
             return super().score(candidates)
 
-    monkeypatch.setattr("iqa_service.controls.RandomBackend", Busy)
+    monkeypatch.setattr("iqa_service.scorers.baselines.RandomBackend", Busy)
     assert run(monkeypatch, folder, "--json", "--scorer", "local:random") == 0
     assert len(json.loads(capsys.readouterr().out)["scores"]) == 2
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pool_store.blobs import Image
 from pool_store.client import Pool
+from pool_store.engine.images import Image
 from pool_store.errors import PoolError
 from pool_store.schemas import Candidate, Decision, Entry, Offer
 

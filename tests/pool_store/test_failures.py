@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import redis
 
-from pool_store.blobs import Image
 from pool_store.client import open_pool
+from pool_store.engine.connection import DurabilityWarning
+from pool_store.engine.images import Image
 from pool_store.errors import PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.schemas import Offer
-from pool_store.server import DurabilityWarning
 from tests.pool_store.servers import free_port, redis_server, wait_until
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import httpx
 import pytest
 
-from pool_store.blobs import Image, digest_of, encode
+from pool_store.engine.images import Image, digest_of, encode
 from pool_store.schemas import Lineage, Offer
-from trainer import cli
+from rgsud import cli
 
 Picture = Callable[[int], Image]
-RGSUD = (sys.executable, "-c", "from trainer.cli import main; main()")
+RGSUD = (sys.executable, "-c", "from rgsud.cli import main; main()")
 TOKEN = "t" * 32
 
 

@@ -14,8 +14,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from skimage import data
 
-from pool_store.blobs import Image
 from pool_store.client import Pool, open_pool
+from pool_store.engine.images import Image
 from pool_store.schemas import Decision, Lineage, Offer
 
 CHROMIUM = shutil.which("chromium")

@@ -24,7 +24,7 @@ import yaml
 from pool_store.client import open_pool
 from tests.system.clusters import ENVIRONMENT, PROGRAMS, RayNodes, ray_nodes
 from tests.system.conftest import RedisServer, Service
-from trainer.state import Checkpoints
+from trainer.state.checkpoints import Checkpoints
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 OUTAGE_SECONDS = float(os.environ.get("RGSUD_FAULT_SECONDS", "6"))
@@ -33,8 +33,8 @@ REDEPLOY = """
 import sys
 import ray
 from ray import serve
-from iqa_service.app import deploy_scorer
-from iqa_service.schemas import ServiceSettings
+from iqa_service.serving.ray_app import deploy_scorer
+from iqa_service.serving.schemas import ServiceSettings
 ray.init(address=sys.argv[1], log_to_driver=False)
 if sys.argv[2] == "delete":
     serve.delete("faults")

@@ -254,7 +254,7 @@ def make(pool: Pool, id: str, log_odds: float, number: int, side: int = 24) -> O
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that give up soon, so that their refusals are seen soon."""
-    monkeypatch.setattr("pool_store.http_client.RETRY_SECONDS", 0.3)
+    monkeypatch.setattr("pool_store.http.client.RETRY_SECONDS", 0.3)
 
 
 @pytest.fixture

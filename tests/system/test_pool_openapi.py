@@ -18,11 +18,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from pool_store.blobs import digest_of
 from pool_store.client import open_host
-from pool_store.host import PoolHost
+from pool_store.engine.images import digest_of
+from pool_store.engine.pools import PoolHost
+from pool_store.http.app import create_app
 from pool_store.schemas import Lineage, Offer, PoolSettings
-from pool_store.service import create_app
 
 EXAMPLES = 25
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

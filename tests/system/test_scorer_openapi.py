@@ -20,12 +20,12 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from iqa_service.backends import LocalBackend
-from iqa_service.daclip import DaCLIP, Rule
-from iqa_service.ingress import make_api
-from iqa_service.schemas import ServiceSettings
-from iqa_service.scorer import DaclipScorer
-from iqa_service.service import ScoringService
+from iqa_service.scorers.backends import LocalBackend
+from iqa_service.scorers.base import DaclipScorer
+from iqa_service.scorers.daclip import DaCLIP, Rule
+from iqa_service.serving.batching import ScoringService
+from iqa_service.serving.http_api import make_api
+from iqa_service.serving.schemas import ServiceSettings
 
 CONFIG = {
     "embed_dim": 8,

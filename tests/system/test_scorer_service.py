@@ -20,12 +20,12 @@ import torch
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 
-from iqa_service.app import deploy_scorer, find_scorer
-from iqa_service.backends import Candidate, ScoreBackend
-from iqa_service.daclip import DaCLIP
 from iqa_service.errors import ScorerAway, ScorerBusy, ScorerError
 from iqa_service.registry import open_scorer
-from iqa_service.schemas import ServiceSettings, ViewCall
+from iqa_service.scorers.backends import Candidate, ScoreBackend
+from iqa_service.scorers.daclip import DaCLIP
+from iqa_service.serving.ray_app import deploy_scorer, find_scorer
+from iqa_service.serving.schemas import ServiceSettings, ViewCall
 
 pytestmark = pytest.mark.slow
 

@@ -16,14 +16,15 @@ import yaml
 from rich.console import Console
 
 from pool_store.client import open_pool
-from trainer import launch, report
+from rgsud_core.files import writing
 from trainer.config import Config
 from trainer.errors import TrainerError
-from trainer.files import writing
+from trainer.launch import start as launch
 from trainer.methods import METHODS
 from trainer.methods.rgsud import RGSUD
-from trainer.models.derainers import load_derainer
-from trainer.state import Checkpoints
+from trainer.models.registry import load_derainer
+from trainer.reporting import reporter as report
+from trainer.state.checkpoints import Checkpoints
 
 
 def _quiet() -> Console:
@@ -242,7 +243,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path: Path) -> 
     script = (
         "import resource, signal\n"
         "from pathlib import Path\n"
-        "from trainer.state import Checkpoints\n"
+        "from trainer.state.checkpoints import Checkpoints\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         f"Checkpoints(Path({str(tmp_path)!r}), 3).save({{'method': bytes(10000)}}, 2)\n"

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from trainer.data.folders import Image, ImageFolder, PairedFolder
-from trainer.data.rain import RainBank
 from trainer.errors import TrainerError
+from trainer.rain.search import RainBank
 
 CACHE_BYTES = 2 << 30
 Batch = TypeVar("Batch")

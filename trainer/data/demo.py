@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from iqa_service.rain import RainLayer, RainLook, add_rain
+from rgsud_core.degradation.rendered import RainLayer, RainLook, add_rain
 from trainer.data.folders import Image, read_image
 from trainer.errors import TrainerError
 

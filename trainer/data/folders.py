@@ -14,9 +14,9 @@ import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
 
-from iqa_service.pixels import SUFFIXES, to_rgb
 from pool_store.errors import PoolError
 from pool_store.schemas import image_id
+from rgsud_core.images import SUFFIXES, to_rgb
 from trainer.errors import TrainerError
 
 Image = NDArray[np.uint8]

@@ -23,9 +23,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from trainer.losses import Reduction, reinforcement_loss
-from trainer.parallel import average_gradients, mean_over_workers
-from trainer.settings import Settings
+from rgsud_core.settings import Settings
+from trainer.methods.losses import Reduction, reinforcement_loss
+from trainer.methods.parallel import average_gradients, mean_over_workers
 
 
 class OptimizerSettings(Settings):

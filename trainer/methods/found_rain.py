@@ -1,8 +1,8 @@
 """Training on rain that was found in the rainy photographs themselves, and on the rewards.
 
 No GAN: the pseudo pairs are clean crops under rain from flat places of rainy photographs
-(trainer/data/rain.py). In stage 2 the rewards show where else the scene is smooth, and so the rain before it,
-in nearly every photograph: it is laid over clean crops too. L_re teaches the real crops.
+(trainer/rain/search.py). In stage 2 the rewards show where else the scene is smooth, and so the rain before
+it, in nearly every photograph: it is laid over clean crops too. L_re teaches the real crops.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from trainer.losses import gaussian_blur, psnr_loss, ssim_loss
+from rgsud_core.settings import Settings
 from trainer.methods.base import Method, MethodSettings
-from trainer.settings import Settings
+from trainer.methods.losses import gaussian_blur, psnr_loss, ssim_loss
 
 CONTRAST = 0.15
 """Between blended rain and the scene behind it, at least; with less its opacity cannot be told."""

@@ -22,8 +22,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainer.losses import lsgan_loss, psnr_loss, ssim_loss
 from trainer.methods.base import Method, MethodSettings, OptimizerSettings, adam
+from trainer.methods.losses import lsgan_loss, psnr_loss, ssim_loss
 from trainer.models.dem import DEM, DEMSettings
 from trainer.models.discriminator import Discriminator, DiscriminatorSettings
 from trainer.models.generator import Generator, GeneratorSettings

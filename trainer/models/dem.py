@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.settings import Settings
+from rgsud_core.settings import Settings
 
 
 class DEMSettings(Settings):

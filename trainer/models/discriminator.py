@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainer.losses import gaussian_blur
-from trainer.settings import Settings
+from rgsud_core.settings import Settings
+from trainer.methods.losses import gaussian_blur
 
 
 class DiscriminatorSettings(Settings):

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.losses import gaussian_blur
-from trainer.settings import Settings
+from rgsud_core.settings import Settings
+from trainer.methods.losses import gaussian_blur
 
 
 class GeneratorSettings(Settings):

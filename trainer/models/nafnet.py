@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from trainer.settings import Settings
+from rgsud_core.settings import Settings
 
 
 class NAFNetSettings(Settings):

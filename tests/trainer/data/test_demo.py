@@ -7,7 +7,7 @@ import pytest
 from trainer.data.demo import DemoData, write_demo_data
 from trainer.data.folders import ImageFolder, PairedFolder, check_training_data
 from trainer.errors import TrainerError
-from trainer.evaluation import psnr_y
+from trainer.restore.evaluation import psnr_y
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.trainer.methods.small import N, batch, ripe, same, weights
-from trainer.losses import psnr_loss, ssim_loss
 from trainer.methods.found_rain import FoundRain, FoundRainSettings, RewardRainSettings, rain_before
+from trainer.methods.losses import psnr_loss, ssim_loss
 from trainer.models.nafnet import NAFNet, NAFNetSettings
 
 

@@ -1,0 +1,117 @@
+"""Controls: scorers that know the truth, or nothing, to tell what a real scorer contributes."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from iqa_service.errors import ScorerError
+from iqa_service.scorers.base import Candidate
+from iqa_service.scorers.views import LUMA, Image, check_image
+from rgsud_core.images import images_below, read_photograph
+
+
+def psnr_y(image: Image, truth: Image) -> float:
+    """PSNR in dB between the luma (BT.601, 16 to 235) of two uint8 H,W,3 images; 100 where they are equal."""
+    error = float(np.square((image.astype(np.float64) - truth) @ LUMA).mean())
+    return float(10 * np.log10(255**2 / max(error, 255**2 / 1e10)))
+
+
+class OracleBackend:
+    """Scores by the true PSNR-Y less 30 dB: a perfect scorer, for evaluation only.
+
+    Args:
+        truth: folder of clean images; that of a candidate has its id as path without suffix.
+    """
+
+    name = "oracle"
+
+    def __init__(self, truth: str) -> None:
+        root = Path(truth)
+        if not root.is_dir():
+            raise ScorerError(f"no folder '{truth}' with the truth: give one of clean images")
+        self._files = images_below(root)
+        content = "\n".join(f"{id} {path.stat().st_size}" for id, path in self._files.items())
+        self.fingerprint = "oracle-" + hashlib.sha256(content.encode()).hexdigest()[:16]
+        self._root = root
+
+    def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
+        """PSNR-Y - 30 dB of each candidate, float32 N.
+
+        Raises:
+            ScorerError: an id without a truth, or one of another size.
+        """
+        return np.array([self._score(candidate) for candidate in candidates], np.float32)
+
+    def _score(self, candidate: Candidate) -> float:
+        check_image(candidate.image, f"candidate '{candidate.id}'")
+        if candidate.id not in self._files:
+            raise ScorerError(
+                f"no truth for '{candidate.id}' in '{self._root}': give the folder of its scenes"
+            )
+        truth = read_photograph(self._files[candidate.id])
+        if truth.shape != candidate.image.shape:
+            raise ScorerError(
+                f"candidate '{candidate.id}' has the shape {candidate.image.shape} and its truth "
+                f"{truth.shape}: derain at native size"
+            )
+        return psnr_y(candidate.image, truth) - 30
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class LatestBackend:
+    """Scores each candidate above all before it: a pool that always takes the newest.
+
+    Args:
+        start: score of the first candidate; raise it when a run resumes with its old pool.
+    """
+
+    name = "latest"
+    fingerprint = "latest"
+
+    def __init__(self, start: int = 0) -> None:
+        self._next = start
+        self._lock = threading.Lock()
+
+    def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
+        """Consecutive whole numbers, float32 N."""
+        with self._lock:
+            first, self._next = self._next, self._next + len(candidates)
+        return np.arange(first, first + len(candidates), dtype=np.float32)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class RandomBackend:
+    """Normally distributed scores decided by seed, id and pixels: the same image, the same score.
+
+    Args:
+        seed: another seed, another order.
+    """
+
+    name = "random"
+
+    def __init__(self, seed: Annotated[int, Field(ge=0)] = 0) -> None:
+        self._seed = seed
+        self.fingerprint = f"random-{self._seed}"
+
+    def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
+        """A standard normal draw for each candidate, float32 N."""
+        return np.array([self._score(candidate) for candidate in candidates], np.float32)
+
+    def _score(self, candidate: Candidate) -> float:
+        digest = hashlib.sha256(candidate.id.encode() + np.ascontiguousarray(candidate.image).tobytes())
+        return np.random.default_rng([self._seed, *digest.digest()]).normal()
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,178 @@
+"""Behind the HTTP interface: requests taken apart, the scorer asked, everything counted."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import prometheus_client
+
+from iqa_service.errors import ScorerAway, ScorerBusy, ScorerError
+from iqa_service.scorers.backends import Candidate
+from iqa_service.serving.client import Line, RemoteBackend
+from iqa_service.serving.decoding import BadPhotograph, PixelBudget, decode, pixels_of
+from iqa_service.serving.schemas import Score, ScorerInfo, Scores, ServiceSettings, ViewCall, ViewScores
+from iqa_service.serving.uploads import Upload
+
+_T = TypeVar("_T")
+_THREADS = 32
+"""Requests that wait for the scorer at once; they do nothing else meanwhile."""
+_GROUP = 16
+"""Photographs that are decoded and scored together, if they are small enough."""
+
+
+class Refused(Exception):
+    """A request that cannot be met, with the status of its HTTP answer."""
+
+    def __init__(self, status: int, detail: str, scores: tuple[Score, ...] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.scores = status, detail, scores
+
+
+class Metrics:
+    """What one process of the interface has seen, for Prometheus."""
+
+    def __init__(self) -> None:
+        self.registry = prometheus_client.CollectorRegistry()
+        self.requests = prometheus_client.Counter(
+            "rgsud_scorer_requests", "HTTP requests answered.", ["path", "status"], registry=self.registry
+        )
+        self.seconds = prometheus_client.Histogram(
+            "rgsud_scorer_request_seconds", "Time to answer.", ["path"], registry=self.registry
+        )
+        self.images = prometheus_client.Counter(
+            "rgsud_scorer_images", "Images by what became of them.", ["result"], registry=self.registry
+        )
+        self.views = prometheus_client.Counter(
+            "rgsud_scorer_views", "Views scored that callers had cut.", registry=self.registry
+        )
+        self.scorer = prometheus_client.Info("rgsud_scorer", "Which scorer answers.", registry=self.registry)
+
+
+class Desk:
+    """Takes requests apart and asks the scorer, in threads that wait for it.
+
+    Args:
+        line: to the scorer.
+        settings: limits.
+        metrics: to count in.
+    """
+
+    def __init__(self, line: Line, settings: ServiceSettings, metrics: Metrics) -> None:
+        self._line = line
+        self._limit = settings.max_pixels
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(_THREADS, "request")
+        self._room = PixelBudget(4 * settings.max_pixels)
+        self._opening = threading.Lock()
+        self._opened: RemoteBackend | None = None
+
+    async def in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """Do what waits where it holds up nobody."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, functools.partial(work, *arguments))
+
+    def info(self) -> ScorerInfo:
+        """What is served, asked anew."""
+        info = self._line.info()
+        self._metrics.scorer.info({"name": info.name, "fingerprint": info.fingerprint})
+        return info
+
+    def score_views(self, body: bytes, fingerprint: str | None) -> ViewScores:
+        """The log-odds of views, uint8 M,S,S,3 as bytes.
+
+        Raises:
+            Refused: 409 or 422, with what is wrong with them.
+        """
+        info = self._backend().info
+        size = info.views.size if info.views else 1
+        if not body or len(body) % (size * size * 3):
+            raise Refused(422, f"{len(body)} bytes are no whole number of views of {size} x {size} x 3")
+        call = ViewCall(np.frombuffer(body, np.uint8).reshape(-1, size, size, 3), fingerprint)
+        if (refusal := info.refusal(call)) is not None:
+            raise Refused(409 if fingerprint not in (None, info.fingerprint) else 422, refusal)
+        answer = self._line.score_views(call)
+        if answer.log_odds is None:
+            raise ScorerError(answer.problem)
+        self._metrics.views.inc(len(call.views))
+        return ViewScores(fingerprint=answer.fingerprint, log_odds=tuple(answer.log_odds.tolist()))
+
+    def score_images(self, uploads: Sequence[Upload]) -> Scores:
+        """A score for each photograph, or what is wrong with it.
+
+        Raises:
+            Refused: 413 or 422, where there is no score for any.
+        """
+        backend = self._backend()
+        scores: dict[int, Score] = {}
+        statuses: set[int] = set()
+
+        def refuse(index: int, problem: str, status: int = 422) -> None:
+            scores[index] = Score(id=uploads[index].id, error=problem)
+            statuses.add(status)
+
+        pixels: dict[int, int] = {}
+        for index, upload in enumerate(uploads):
+            try:
+                pixels[index] = sum(pixels_of(side, self._limit) for side in upload.sides)
+            except BadPhotograph as problem:
+                refuse(index, str(problem), problem.status)
+        for group in self._groups(pixels):
+            with self._room.hold(sum(pixels[index] for index in group)):
+                candidates: dict[int, Candidate] = {}
+                for index in group:
+                    try:
+                        candidates[index] = Candidate(uploads[index].id, *map(decode, uploads[index].sides))
+                    except BadPhotograph as problem:
+                        refuse(index, str(problem), problem.status)
+                for index, result in zip(candidates, _score(backend, list(candidates.values())), strict=True):
+                    if isinstance(result, str):
+                        refuse(index, result)
+                    else:
+                        scores[index] = Score.of(uploads[index].id, result)
+        ordered = tuple(scores[index] for index in range(len(uploads)))
+        refused = sum(score.error is not None for score in ordered)
+        self._metrics.images.labels("refused").inc(refused)
+        self._metrics.images.labels("scored").inc(len(ordered) - refused)
+        if refused == len(ordered):
+            status = statuses.pop() if len(statuses) == 1 else 422
+            detail = ordered[0].error if refused == 1 else f"none of the {refused} images could be scored"
+            raise Refused(status, detail or "", ordered)
+        return Scores(scorer=backend.name, fingerprint=backend.fingerprint, scores=ordered)
+
+    def _groups(self, pixels: dict[int, int]) -> Iterator[list[int]]:
+        group: list[int] = []
+        for index, count in pixels.items():
+            held = sum(pixels[other] for other in group)
+            if group and (len(group) == _GROUP or held + count > self._limit):
+                yield group
+                group = []
+            group.append(index)
+        if group:
+            yield group
+
+    def _backend(self) -> RemoteBackend:
+        # Not when the process starts: the scorer may need minutes to fetch its weights.
+        with self._opening:
+            if self._opened is None:
+                self._opened = RemoteBackend(self._line)
+            return self._opened
+
+
+def _score(backend: RemoteBackend, candidates: list[Candidate]) -> list[float | str]:
+    """Log-odds of each, or what is wrong with it; one never fails its neighbours."""
+    if not candidates:
+        return []
+    try:
+        return [*backend.score(candidates).tolist()]
+    except (ScorerBusy, ScorerAway):
+        raise
+    except ScorerError as problem:
+        if len(candidates) == 1:
+            return [str(problem)]
+        return [result for candidate in candidates for result in _score(backend, [candidate])]

@@ -1,0 +1,175 @@
+"""The Redis, Valkey or Redis Cluster behind a pool: scripts in one round trip, errors in one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.cluster import RedisCluster
+from redis.exceptions import (
+    ClusterError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+)
+from redis.retry import Retry
+
+from pool_store.errors import PoolError, PoolFull, PoolUnavailable
+
+Client: TypeAlias = "redis.Redis | RedisCluster"
+CONNECTION: dict[str, Any] = {
+    # 1.2 seconds of retries in all; then the caller decides whether to go on without rewards. Not after a
+    # timeout: a server that is silent for that long would only be waited for six times as long.
+    "retry": Retry(ExponentialBackoff(cap=0.5, base=0.04), 5, supported_errors=(redis.ConnectionError,)),
+    "socket_connect_timeout": 5.0,
+    "socket_timeout": 10.0,
+}
+"""How a pool's client talks to its server, whatever the address."""
+_PASSING = ("NOREPLICAS", "BUSY", "TRYAGAIN", "CLUSTERDOWN")
+"""How answers begin that another time may bring another one."""
+_PING = b"rgsud:ping"
+_SCRIPTS = Path(__file__).parent / "scripts"
+_COMMON = (_SCRIPTS / "common.lua").read_text()
+
+
+class Script:
+    """A Lua script of the package."""
+
+    def __init__(self, name: str) -> None:
+        self.text = _COMMON + (_SCRIPTS / f"{name}.lua").read_text()
+        self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+class DurabilityWarning(UserWarning):
+    """A server may lose what it has acknowledged."""
+
+
+class Server:
+    """A connected client, safe to share between threads; commands take and give bytes.
+
+    Args:
+        client: with the settings in `CONNECTION`.
+        title: what errors call the pool or its server.
+        ailing: says what is the matter, if that is known, once the server does not answer.
+    """
+
+    def __init__(self, client: Client, title: str, ailing: Callable[[], str | None] = lambda: None) -> None:
+        # redis-py types every answer as a possible awaitable; here all of them are plain.
+        self.client = cast(Any, client)
+        self.title = title
+        self.clustered = isinstance(client, RedisCluster)
+        self._ailing = ailing
+
+    def run(self, script: Script, key: bytes, arguments: Sequence[Any]) -> Any:
+        """What the script answers; its keys are those that share the hash tag of `key`."""
+        with self.answering():
+            try:
+                return self.client.evalsha(script.sha, 1, key, *arguments)
+            except NoScriptError:
+                return self.client.eval(script.text, 1, key, *arguments)
+
+    def run_many(self, script: Script, calls: Sequence[tuple[bytes, Sequence[Any]]]) -> list[Any]:
+        """The answers to several calls, in one round trip where the server allows it."""
+        if len(calls) == 1 or self.clustered:  # a cluster's pipelines take no scripts
+            return [self.run(script, key, arguments) for key, arguments in calls]
+        with self.answering():
+            pipe = self.client.pipeline(transaction=False)
+            for key, arguments in calls:
+                pipe.evalsha(script.sha, 1, key, *arguments)
+            answers = pipe.execute(raise_on_error=False)
+            for answer in answers:
+                if isinstance(answer, Exception) and not isinstance(answer, NoScriptError):
+                    raise answer
+        return [
+            self.run(script, *call) if isinstance(answer, NoScriptError) else answer
+            for call, answer in zip(calls, answers, strict=True)
+        ]
+
+    def transaction(self) -> Any:
+        """A pipeline whose commands, for keys of one hash tag, are done at once."""
+        return self.client.pipeline(transaction=True)
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Turns what the client raises into a PoolError."""
+        try:
+            yield
+        except (redis.RedisError, RedisClusterException, ClusterError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = reason.partition(" script: ")[0].rstrip(".")  # which one it was helps nobody
+            kind: type[PoolError] = PoolUnavailable
+            remedy = "see to its server"
+            if isinstance(error, ReadOnlyError):
+                remedy = "give the address of its primary"
+            elif isinstance(error, OutOfMemoryError):
+                kind, remedy = PoolFull, "give its server more memory"
+            elif "NOREPLICAS" in reason or "MASTERDOWN" in reason:
+                remedy = "see to its replicas"
+            elif "MISCONF" in reason or "No space left" in reason:
+                kind, remedy = PoolFull, "make room on the disk of its server"
+            elif isinstance(error, redis.ResponseError) and not reason.startswith(_PASSING):
+                kind = PoolError
+            elif ailing := self._ailing():
+                kind, reason, remedy = PoolFull, ailing, "make room on that disk, and it goes on by itself"
+            raise kind(f"{self.title} does not serve ({reason}): {remedy}") from error
+
+    def check(self, fsync: str) -> None:
+        """PoolError where the server may evict rewards; a DurabilityWarning where it syncs its log less often
+        than `fsync` ("always", "everysec") says, as far as it tells."""
+        with self.answering():
+            memory = _of_one(self.client.info("memory"))
+            persistence = _of_one(self.client.info("persistence"))
+            try:
+                synced = _of_one(self.client.config_get("appendfsync")).get("appendfsync")
+            except redis.ResponseError:  # hosted servers keep their settings to themselves
+                synced = None
+        if memory.get("maxmemory") and str(memory.get("maxmemory_policy")).startswith("allkeys"):
+            raise PoolError(f"{self.title} may evict rewards: set its maxmemory-policy to noeviction")
+        # By its own module as the place, so that it is told once and not for every caller.
+        if not persistence.get("aof_enabled"):
+            warnings.warn(
+                f"{self.title} keeps no append-only log: when its server dies, the rewards of many minutes "
+                "may be lost; set appendonly yes",
+                DurabilityWarning,
+                stacklevel=1,
+            )
+        elif synced == "no" or (synced == "everysec" and fsync == "always"):
+            warnings.warn(
+                f"{self.title} syncs its log with 'appendfsync {synced}': a power cut may cost the rewards "
+                "of the last seconds; set appendfsync always, or accept it by fsync=everysec in the address",
+                DurabilityWarning,
+                stacklevel=1,
+            )
+
+    def now(self) -> int:
+        """The server's clock, seconds since 1970."""
+        with self.answering():
+            answer = self.client.time()
+        return int((next(iter(answer.values())) if isinstance(answer, dict) else answer)[0])
+
+    def ping(self) -> None:
+        """PoolError unless the server answers and takes what is written."""
+        with self.answering():
+            self.client.set(_PING, b"", px=1000)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self.client.close()
+
+
+def _of_one(answer: dict[Any, Any]) -> dict[str, Any]:
+    """A cluster answers INFO and CONFIG GET by node; the first stands for all."""
+    values = list(answer.values())
+    found = values[0] if values and all(isinstance(value, dict) for value in values) else answer
+    return {_text(key): _text(value) for key, value in found.items()}
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value

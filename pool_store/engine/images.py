@@ -1,0 +1,218 @@
+"""Images as content-addressed, lossless WebP: equal images are stored once, none is overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
+from typing import NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
+
+from pool_store.errors import PoolDamaged, PoolError, PoolMissing
+from pool_store.schemas import Swept
+from rgsud_core.objects import Storage
+
+Image: TypeAlias = NDArray[np.uint8]
+"""uint8 H,W,3 RGB."""
+
+LONGEST_SIDE = 16383
+"""What lossless WebP can hold, in pixels."""
+SOURCES, MEANS = "sources/", "means/"
+THREADS = min(32, 2 * (os.cpu_count() or 2))
+"""Images that a process encodes, decodes or writes at a time; more only wait for each other."""
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Stored(NamedTuple):
+    """An image that has been put: its digest, and its bytes in the storage if it was not there before."""
+
+    digest: str
+    added: int
+
+
+def digest_of(image: Image) -> str:
+    """SHA-256 (64 hexadecimal digits) of shape and pixels; PoolError unless the image is uint8 H,W,3."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise PoolError(
+            f"the pool takes uint8 H,W,3 images, not {image.dtype} {image.shape}: convert it first"
+        )
+    digest = hashlib.sha256(f"{image.shape[0]}x{image.shape[1]} ".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def encode(image: Image) -> bytes:
+    """Lossless WebP; PoolError where the image is too large for it."""
+    if max(image.shape) > LONGEST_SIDE:
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        raise PoolError(f"an image of {size} pixels is too large: the pool takes {LONGEST_SIDE} a side")
+    encoded = io.BytesIO()
+    # Two thirds of the bytes of PNG at level 1, and faster; a higher quality is slower and saves nothing.
+    Pillow.fromarray(image).save(encoded, "WEBP", lossless=True, method=0, quality=0)
+    return encoded.getvalue()
+
+
+def several(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`work` on each item, in order, a few at a time: codecs, digests and disks leave Python to others
+    meanwhile. Raises what the first of them raised, once all have ended."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    threads = _threads(os.getpid())
+    futures = [threads.submit(work, item) for item in items]
+    wait(futures)
+    return [future.result() for future in futures]
+
+
+@cache
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Shared by all calls: to start threads costs as much as to write an image. A fork needs its own."""
+    return ThreadPoolExecutor(THREADS, f"images-{process}")
+
+
+class Blobs:
+    """A pool's images in its own part of a storage: candidates as `ab/abcd....webp`, where abcd... is the
+    digest; below `sources/` the rainy images, below `means/` which candidate is the mean of which."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def put(self, image: Image, digest: str | None = None) -> Stored:
+        """Stores the image durably; its digest may be given where it is known."""
+        digest = digest or digest_of(image)
+        return Stored(digest, 0) if self.touch(digest) else self.put_encoded(digest, encode(image))
+
+    def put_encoded(self, digest: str, data: bytes) -> Stored:
+        """Stores lossless WebP whose decoded image has been found to have that digest."""
+        return Stored(digest, len(data) if self.storage.put(_key(digest), data) else 0)
+
+    def encoded(self, digest: str) -> bytes:
+        """The image as it is stored, lossless WebP, not looked into; PoolMissing where it is not there."""
+        try:
+            return self.storage.get(_key(digest))
+        except PoolMissing as error:
+            raise PoolMissing(f"{error}: restore it from a copy, or delete the pool") from None
+
+    def get(self, digest: str) -> Image:
+        """The image; PoolMissing where it is not there, PoolDamaged where it is not what its digest says."""
+        path = self.storage.path(_key(digest))
+        image = decode(self.encoded(digest), path)
+        if digest_of(image) != digest:
+            raise PoolDamaged(
+                f"blob {path} is corrupt (other pixels): restore it from a copy, or delete the pool"
+            )
+        return image
+
+    def touch(self, digest: str) -> bool:
+        """Whether the image is there; if so its age starts anew, which keeps it from the next sweeps."""
+        return self.storage.touch(_key(digest))
+
+    def put_source(self, id: str, image: Image) -> None:
+        """Stores the rainy image of `id`, in place of an earlier one."""
+        self.storage.replace(_source(id), encode(image))
+
+    def source_encoded(self, id: str) -> bytes:
+        """The rainy image as lossless WebP; PoolMissing where none was put."""
+        try:
+            return self.storage.get(_source(id))
+        except PoolMissing:
+            raise PoolMissing(f"no rainy image of '{id}' was put: it is optional") from None
+
+    def source(self, id: str) -> Image | None:
+        """The rainy image of `id`, None where none was put."""
+        try:
+            return decode(self.source_encoded(id), self.storage.path(_source(id)))
+        except PoolMissing:
+            return None
+
+    def mean(self, digests: Sequence[str]) -> tuple[Stored, Image]:
+        """The mean of images of one size, rounded to uint8; made once, then known by its members."""
+        key = _mean(digests)
+        try:
+            digest = self.storage.get(key).decode()
+            return Stored(digest, 0), self.get(digest)
+        except PoolMissing:
+            images = [self.get(digest) for digest in digests]
+            if len({image.shape for image in images}) > 1:
+                raise PoolError(
+                    f"the candidates {digests[0]}, ... are of several sizes: use the best, not their mean"
+                ) from None
+            total = np.sum(images, axis=0, dtype=np.uint32)
+            image: Image = np.asarray((2 * total + len(images)) // (2 * len(images)), np.uint8)
+            stored = self.put(image)
+            self.storage.put(key, stored.digest.encode())
+            return stored, image
+
+    def sweep(
+        self, referenced: Set[bytes], kept: Iterable[Sequence[str]], older_than: float
+    ) -> tuple[Swept, tuple[int, int]]:
+        """Removes what is older than `older_than` seconds and not needed, broken leftovers included; tells
+        what went, and the number of candidates and their bytes after it.
+
+        Args:
+            referenced: raw digests of the images that are needed.
+            kept: the candidates of entries that have several, whose means are needed.
+        """
+        means = {_mean(digests) for digests in kept}
+        needed = set(referenced)
+        for key in means:
+            try:
+                needed.add(bytes.fromhex(self.storage.get(key).decode()))
+            except PoolMissing:
+                continue
+        blobs = freed = left = size = 0
+        horizon = time.time() - older_than
+        for item in self.storage.items():
+            name = item.key.rpartition("/")[2].removesuffix(".webp")
+            spared = item.key.startswith(SOURCES) or item.key in means or _raw(name) in needed
+            candidate = not item.key.startswith((SOURCES, MEANS))
+            if item.time <= horizon and not spared and self.storage.remove(item.key, older_than):
+                blobs, freed = blobs + candidate, freed + candidate * item.size
+            else:
+                left, size = left + candidate, size + candidate * item.size
+        return Swept(blobs=blobs, bytes=freed), (left, size)
+
+    def clear(self) -> None:
+        """Removes everything."""
+        for item in list(self.storage.items()):
+            self.storage.remove(item.key)
+
+
+def _key(digest: str) -> str:
+    return f"{digest[:2]}/{digest}.webp"
+
+
+def _source(id: str) -> str:
+    name = hashlib.sha256(id.encode()).hexdigest()
+    return f"{SOURCES}{name[:2]}/{name}.webp"
+
+
+def _mean(digests: Collection[str]) -> str:
+    name = hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    return f"{MEANS}{name[:2]}/{name}"
+
+
+def _raw(name: str) -> bytes | None:
+    try:
+        return bytes.fromhex(name)
+    except ValueError:
+        return None
+
+
+def decode(data: bytes, path: str) -> Image:
+    """The image in lossless WebP; PoolDamaged that names `path` where it is damaged."""
+    try:
+        with Pillow.open(io.BytesIO(data), formats=["WEBP"]) as file:
+            return np.array(file.convert("RGB"))
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise PoolDamaged(
+            f"blob {path} is corrupt ({error}): restore it from a copy, or delete the pool"
+        ) from None

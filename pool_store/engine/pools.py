@@ -1,0 +1,117 @@
+"""A server with the pools on it, by name, and one place for their images."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+
+from pool_store.engine.connection import Server
+from pool_store.engine.images import Blobs
+from pool_store.engine.pool import REGISTRY, RewardPool
+from pool_store.errors import PoolError, PoolFull, PoolMissing, PoolUnavailable
+from pool_store.schemas import PoolSettings
+from rgsud_core.objects import ErrorKinds, Storage, open_storage
+
+DEFAULT = "main"
+"""The pool of an address that names none."""
+POOL_ERRORS = ErrorKinds(PoolError, PoolUnavailable, PoolFull, PoolMissing)
+"""What the storage of a pool's images raises."""
+
+
+class PoolHost:
+    """The pools of one server. Safe to share between threads.
+
+    Args:
+        server: connected.
+        location: folder or URL of the images; each pool has its own part of it.
+        address: gives the spec of a pool by its name.
+        subpools: into how many shards to divide the pools that are made here.
+        closing: ends the connection to the server.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        location: str,
+        address: Callable[[str], str],
+        *,
+        subpools: int = 1,
+        closing: Callable[[], None],
+    ) -> None:
+        self.server = server
+        self._location = location
+        self._address = address
+        self._subpools = subpools
+        self._closing = closing
+        self._pools: dict[str, RewardPool] = {}
+        self._lock = threading.Lock()
+        self._storage: Storage = open_storage(location, errors=POOL_ERRORS)
+
+    def names(self) -> list[str]:
+        """The pools there are, in order."""
+        with self.server.answering():
+            return sorted(name.decode() for name in self.server.client.smembers(REGISTRY))
+
+    def opened(self) -> Iterator[RewardPool]:
+        """Every pool that can be opened, in order of names: one that is half dropped, or of another format,
+        costs no other. PoolUnavailable where the server is away."""
+        for name in self.names():
+            try:
+                pool = self.open(name)
+            except PoolUnavailable:
+                raise
+            except PoolError:
+                continue
+            yield pool
+
+    def open(self, name: str = DEFAULT) -> RewardPool:
+        """The pool as it is; PoolMissing where there is none of that name. Stays open as long as the host."""
+        return self._get(name, None)
+
+    def create(self, name: str, settings: PoolSettings) -> tuple[RewardPool, bool]:
+        """The pool, made if need be, and whether it was; PoolConflict where it is another scorer's, or keeps
+        another number of candidates."""
+        pool = self._get(name, settings)
+        created, pool.created = pool.created, False
+        return pool, created
+
+    def drop(self, name: str) -> None:
+        """Removes a pool with its images; PoolMissing where there is none."""
+        try:
+            self.open(name).drop()
+        except PoolMissing:
+            with self.server.answering():  # what an earlier drop may have left
+                self.server.client.srem(REGISTRY, name)
+            raise
+
+    def _get(self, name: str, settings: PoolSettings | None) -> RewardPool:
+        known = self._pools.get(name)
+        # Asked without the lock, or whoever waits for a server that is away would wait for the others too.
+        if known is not None and known.valid(settings):
+            return known
+        with self._lock:
+            pool = self._pools.get(name)
+            if pool is known or pool is None or not pool.valid(settings):
+                pool = self._pools[name] = RewardPool(
+                    self.server,
+                    Blobs(open_storage(self._location, name, errors=POOL_ERRORS)),
+                    name=name,
+                    settings=settings,
+                    address=self._address(name),
+                    subpools=self._subpools,
+                    closing=self.close,
+                )
+            return pool
+
+    def ping(self) -> None:
+        """PoolError unless the server and the storage take what is written."""
+        self.server.ping()
+        key = f"ping-{uuid.uuid4().hex}"
+        self._storage.put(key, b"pong")
+        if not self._storage.remove(key):
+            raise PoolUnavailable(f"{self._storage.address} does not keep what is put: see to that storage")
+
+    def close(self) -> None:
+        """Ends the connection, and an embedded server; what the pools hold stays."""
+        self._closing()

@@ -1,0 +1,45 @@
+"""The base of every error that a user is to read, and how the errors of others are told."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RgsudError(RuntimeError):
+    """One or more sentences that name the thing and say what to do; shown without a traceback."""
+
+
+class FileError(RgsudError):
+    """A file or folder that cannot be read or written."""
+
+
+class StorageError(RgsudError):
+    """An object store, or a folder used as one, cannot be used."""
+
+
+class StorageFull(StorageError):
+    """The disk below a storage is full."""
+
+
+class StorageMissing(StorageError):
+    """There is no object of that key."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """What to say about an unknown word: the nearest known one, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known) or 'none'}"
+
+
+def first_line(problem: BaseException) -> str:
+    """The first line of an error of the system or of a library, without its full stop."""
+    text = (getattr(problem, "strerror", None) or str(problem)).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(problem).__name__
+
+
+def last_line(problem: BaseException) -> str:
+    """The last line of an error whose text ends a traceback, as those of Ray's workers do."""
+    lines = [line for line in str(problem).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(problem).__name__

@@ -1,0 +1,104 @@
+"""How much the service takes, and what it says of more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from pool_store.engine.images import digest_of, encode
+from pool_store.engine.pools import PoolHost
+from pool_store.http.app import create_app
+from pool_store.http.limits import IDS_A_REQUEST, OFFERS_A_REQUEST, Limits, TokenBucket
+from tests.pool_store.answers import raw, sentence
+from tests.pool_store.servers import serving
+
+V1 = "/v1/pools/demo"
+ZERO = "0" * 64
+
+
+@pytest.fixture
+def narrow(pool_host: PoolHost) -> Callable[..., TestClient]:
+    def make(**limits: Any) -> TestClient:
+        client = TestClient(create_app(pool_host, limits=Limits(**limits)), "http://localhost")
+        client.put(V1, json={"fingerprint": "f"})
+        return client
+
+    return make
+
+
+def test_a_body_is_limited_with_and_without_its_length(narrow: Callable[..., TestClient]) -> None:
+    client = narrow(body=1000)
+    url, headers = f"{V1}/blobs/{ZERO}", {"content-type": "image/webp"}
+    sentence(client.put(url, content=b"x" * 1000, headers=headers), 415)
+    assert "larger than 1000 bytes" in sentence(client.put(url, content=b"x" * 1001, headers=headers), 413)
+    sent = []
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(100):
+            sent.append(1)
+            yield b"x" * 100
+
+    assert "larger than 1000 bytes" in sentence(client.put(url, content=chunks(), headers=headers), 413)
+
+
+def test_a_body_that_stops_is_not_waited_for(demo: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pool_store.http.limits.STALLED_SECONDS", 0.2)
+    lines = (f"PUT {V1}/blobs/{ZERO} HTTP/1.1", "Host: localhost", "Content-Type: image/webp")
+    with serving(demo.app) as port:
+        status, _, body = raw(port, *lines, "Content-Length: 100", body=b"x" * 10)
+    assert (status, b"nothing came for 0.2 s" in body) == (408, True)
+    assert demo.get(V1).status_code == 200
+
+
+def test_a_snapshot_has_a_limit_of_its_own(narrow: Callable[..., TestClient]) -> None:
+    client = narrow(body=100, dump=10_000)
+    assert client.put(f"{V1}/dump", json={"meta": {"a": "x" * 200}, "entries": {}}).status_code == 422
+    sentence(client.put(f"{V1}/dump", json={"meta": {"a": "x" * 10_000}, "entries": {}}), 413)
+
+
+def test_pixels_are_limited(narrow: Callable[..., TestClient]) -> None:
+    client = narrow(pixels=100)
+    for shape, status in (((10, 10, 3), 201), ((10, 11, 3), 413)):
+        image = np.zeros(shape, np.uint8)
+        url = f"{V1}/blobs/{digest_of(image)}"
+        answer = client.put(url, content=encode(image), headers={"content-type": "image/webp"})
+        assert answer.status_code == status
+
+
+def test_batches_and_ids_are_limited(demo: TestClient) -> None:
+    assert demo.post(f"{V1}/peek", json={"ids": ["a"] * IDS_A_REQUEST}).status_code == 200
+    for path in ("peek", "entries"):
+        said = sentence(demo.post(f"{V1}/{path}", json={"ids": ["a"] * (IDS_A_REQUEST + 1)}), 422)
+        assert f"at most {IDS_A_REQUEST} items" in said
+    lineage = {"run": "run", "step": 1, "stage": 1, "time": 0.0}
+    offer = {"id": "a", "log_odds": 0.0, "fingerprint": "f", "digest": ZERO, "lineage": lineage}
+    answer = demo.post(f"{V1}/offers", json={"offers": [offer] * (OFFERS_A_REQUEST + 1)})
+    assert f"at most {OFFERS_A_REQUEST} items" in sentence(answer, 422)
+    for id in ("", "..", "a/../b", "/a", "a/", ".a", "a\\b", "a\nb", "x" * 257):
+        sentence(demo.post(f"{V1}/peek", json={"ids": [id]}), 422)
+
+
+def test_the_rate_is_limited(narrow: Callable[..., TestClient]) -> None:
+    client = narrow(rate=2)
+    answers = [client.get("/healthz") for _ in range(8)]
+    assert [answer.status_code for answer in answers[:3]] == [200] * 3
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert "more than 2 requests a second" in sentence(refused, 429)
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_a_token_bucket_fills_by_time_and_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    bucket = TokenBucket(10)
+    assert [bucket.wait("a") for _ in range(20)] == [0.0] * 20
+    assert bucket.wait("a") == pytest.approx(0.1)
+    assert bucket.wait("b") == 0.0
+    now += 0.11
+    assert [bucket.wait("a") > 0 for _ in range(2)] == [False, True]
+    now += 1000.0
+    assert [bucket.wait("a") > 0 for _ in range(21)] == [False] * 20 + [True]

@@ -1,0 +1,210 @@
+"""The command: what it does with good input, and that bad input is one sentence and an exit code."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import PIL.Image
+import pytest
+import yaml
+
+from rgsud import cli
+
+Tree = dict[str, object]
+
+
+def _rgsud(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["rgsud", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def _recipe(tree: Tree, folder: Path) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def test_train_derain_evaluate(
+    tree: Tree, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), "schedule.samples=16") == 0
+    run = photographs / "runs" / "small"
+    assert _rgsud(monkeypatch, "derain", run, photographs / "rainy", photographs / "out", "--tile", 64) == 0
+    assert {p.name for p in (photographs / "out").iterdir()} == {"0.png", "1.png", "2.png", "3.png"}
+    sheet = photographs / "sheet.png"
+    val = photographs / "val"
+    assert _rgsud(monkeypatch, "evaluate", run, val / "rainy", val / "clean", "--sheet", sheet) == 0
+    assert PIL.Image.open(sheet).width > 3 * 300
+    assert "gain" in capsys.readouterr().out
+
+
+def test_the_demonstration_ends_with_table_sheet_and_summary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("schedule.samples=40", "recycling.every=1", "recycling.scorer=local:random", "device=cpu")
+    for _ in range(2):  # the second replaces the first
+        assert _rgsud(monkeypatch, "demo", f"runs={tmp_path}", *settings) == 0
+    assert "Reward pool" in capsys.readouterr().out
+    assert (tmp_path / "demo" / "summary.json").exists()
+    assert (tmp_path / "demo" / "demo.png").exists()
+
+
+def _spoil(kind: str, photographs: Path) -> None:
+    victim = photographs / "rainy" / "1.png"
+    if kind == "truncated":
+        victim.write_bytes(victim.read_bytes()[:200])
+    elif kind == "text":
+        (photographs / "rainy" / "note.jpg").write_text("not a picture")
+    elif kind == "small":
+        PIL.Image.new("RGB", (10, 10)).save(victim)
+    elif kind == "empty":
+        shutil.rmtree(photographs / "clean")
+        (photographs / "clean").mkdir()
+    elif kind == "same":
+        shutil.copy(victim, photographs / "clean" / "copy.png")
+    elif kind == "partner":
+        (photographs / "val" / "clean" / "0.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        ("truncated", "1.png"),
+        ("text", "note.jpg"),
+        ("small", "10x10"),
+        ("empty", "clean"),
+        ("same", "copy"),
+        ("partner", "0"),
+    ],
+)
+def test_bad_photographs_are_named_before_anything_is_trained(
+    kind: str,
+    named: str,
+    tree: Tree,
+    photographs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _spoil(kind, photographs)
+    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs)) == 2
+    said = capsys.readouterr().err
+    assert named in said
+    assert "Traceback" not in said
+    assert not (photographs / "runs" / "small" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("data.crops=64", "data: unknown setting 'crops': did you mean 'crop'?"),
+        ("method.generator.widht=3", "did you mean 'width'?"),
+        ("method.generater=3", "method: unknown setting 'generater': did you mean 'generator'?"),
+        ("method.name=found-rein", "method: unknown method 'found-rein': did you mean 'found-rain'?"),
+        ("method.name=found-rain", "method: unknown setting 'dem'"),
+        ("recyling.every=2", "did you mean 'recycling'?"),
+        ("derainer=nafnet-3", "there is no derainer 'nafnet-3': did you mean 'nafnet-32'?"),
+        ("data.crop=33", "no multiple of method.generator.downscale 2"),
+        ("method.discriminator.layers=5", "data.crop 32 is too small for method.discriminator.layers 5"),
+        ("ray.workers=0", "greater than or equal to 1"),
+        ("ray.workers=[4, 2]", "the fewest come first"),
+        ("schedule.seconds=0", "schedule.seconds: Input should be greater than 0"),
+        ("schedule.plateau_patience=0", "greater than or equal to 1"),
+        ("data.rainy=[old]/rainy", "is not YAML after the '='"),
+        ("method={name: found-rain, reward_rain: {window: 30}}", "30 is even"),
+        ("method={name: found-rain, reward_rain: {sigma: 15}}", "sigma 15 is too large for crops of 32"),
+        ("data.batch", "write key=value"),
+        ("recycling.scorer=local:daclip-light", "did you mean 'local:daclip-lite'?"),
+        ("recycling.pool=somewhere", "unknown pool 'somewhere'"),
+        ("device=cuda:99", "the device 'cuda:99' cannot be used"),
+    ],
+)
+def test_a_wrong_setting_names_the_nearest(
+    setting: str,
+    said: str,
+    tree: Tree,
+    photographs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), setting) == 2
+    errors = capsys.readouterr().err
+    assert said in errors.replace("\n", " ")
+    assert "Traceback" not in errors
+
+
+def test_a_known_data_set_is_enough_to_train_and_evaluate(
+    tree: Tree, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = photographs / "sets" / "DDN-Data"
+    shutil.copytree(photographs / "rainy", known / "train" / "input")
+    shutil.copytree(photographs / "clean", known / "train" / "target")
+    shutil.copytree(photographs / "val" / "rainy", known / "test" / "input")
+    shutil.copytree(photographs / "val" / "clean", known / "test" / "target")
+    tree["data"] = {"crop": 32, "batch": 2, "workers": 0}
+    settings = ("data.set=ddn", f"data.root={photographs / 'sets'}", "schedule.samples=16")
+    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), *settings) == 0
+    run = photographs / "runs" / "small"
+    data = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    assert data["validation_clean"] == str(known / "test" / "target")
+    capsys.readouterr()
+    sheet = photographs / "sheet.png"
+    evaluation = ("evaluate", run, photographs / "sets", "--sheet", sheet)
+    assert _rgsud(monkeypatch, *evaluation, "--set", "DDN") == 0
+    assert "Protocol B" in capsys.readouterr().out
+    assert _rgsud(monkeypatch, *evaluation, "--set", "Rain12O0") == 2
+    assert "did you mean 'DID-Data'" in capsys.readouterr().err
+    assert _rgsud(monkeypatch, *evaluation) == 2
+    assert "ground truth is missing" in capsys.readouterr().err
+    assert _rgsud(monkeypatch, "train", "demo", "data.set=DDN") == 2
+    assert "data.root" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "nowhere"),
+        ("train", "nowhere.yaml"),
+        ("derain", "nowhere", "a", "b"),
+        ("evaluate", "nowhere", "a", "b"),
+        ("pretrain-scorer", "nowhere"),
+        ("unheard-of",),
+    ],
+)
+def test_what_is_missing_is_said(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _rgsud(monkeypatch, *arguments) == 2
+    assert arguments[min(1, len(arguments) - 1)] in capsys.readouterr().err
+
+
+def test_the_shipped_recipes_are_valid(photographs: Path) -> None:
+    from trainer.config import load_config, recipes
+
+    assert {"demo", "paper", "rain100l-mini"} <= set(recipes())
+    for name in recipes():
+        load_config(name, [f"data.rainy={photographs}", f"data.clean={photographs}"])
+
+
+def test_a_demonstration_does_not_take_the_place_of_another_run(
+    tree: Tree, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), "schedule.samples=4") == 0
+    runs = photographs / "runs"
+    assert _rgsud(monkeypatch, "demo", f"runs={runs}", "name=small") == 2
+    assert "holds a run on other data: choose another name" in capsys.readouterr().err
+    assert (runs / "small" / "model" / "derainer.safetensors").exists()
+
+
+def test_a_sheet_without_a_format_is_refused_before_the_work(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    val = photographs / "val"
+    arguments = ("evaluate", "no model", val / "rainy", val / "clean", "--sheet", photographs / "sheet")
+    assert _rgsud(monkeypatch, *arguments) == 2
+    assert "no suffix of an image format" in capsys.readouterr().err

@@ -1,0 +1,151 @@
+"""Runs on Ray: real workers, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+from rich.console import Console
+
+from trainer.config import Config
+from trainer.errors import TrainerError
+from trainer.launch import on_ray as launch_ray
+from trainer.launch import start as launch
+from trainer.state.checkpoints import Checkpoints
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def _with(config: Config, **changes: Any) -> Config:
+    tree = config.model_dump(mode="json")
+    for key, value in changes.items():
+        tree[key] = tree[key] | value if isinstance(value, dict) else value
+    return Config.model_validate(tree)
+
+
+def _run(config: Config, **options: Any) -> launch.Summary:
+    return launch.run(config, console=Console(quiet=True), **options)
+
+
+def _weights(config: Config) -> dict[str, torch.Tensor]:
+    method = Checkpoints(config.folder / "checkpoints", 3).load()["method"]
+    return {
+        f"{part}.{key}": value
+        for part in ("averaged", "G", "DEM", "D")
+        for key, value in method[part].items()
+    }
+
+
+def test_one_worker_gives_the_weights_of_an_inline_run(config: Config) -> None:
+    config = _with(config, recycling={"scorer": "daclip-lite"})
+    inline, on_ray = _with(config, name="inline"), _with(config, name="ray", launch="ray", ray={"cpus": 1})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expected = _run(inline)
+    finally:
+        torch.set_num_threads(threads)
+    assert _run(on_ray).model_dump(exclude={"training_seconds"}) == expected.model_dump(
+        exclude={"training_seconds"}
+    )
+    ours = _weights(on_ray)
+    for key, value in _weights(inline).items():
+        assert torch.equal(ours[key], value), key
+
+
+def test_two_workers_share_the_images_and_survive_the_death_of_one(config: Config) -> None:
+    config = _with(
+        config,
+        name="two",
+        launch="ray",
+        ray={"workers": 2, "cpus": 1, "timeout_seconds": 20},
+        schedule={"samples": 96},
+        recycling={"synchronous": False},
+    )
+    killed = threading.Event()
+
+    def kill_one() -> None:
+        checkpoints = Checkpoints(config.folder / "checkpoints", 3)
+        deadline = time.monotonic() + 120
+        while not checkpoints.files() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                process.kill()
+                killed.set()
+                return
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    summary = _run(config)
+    killer.join()
+    assert killed.is_set()
+    assert summary.samples == 96
+    lines = [json.loads(line) for line in (config.folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["kind"] == "step"]
+    assert steps[-1] == 24
+    # Begun again from a checkpoint, not from nothing.
+    assert steps.count(2) == 1
+    assert summary.pool_entries == 4
+
+
+def test_workers_that_do_not_fit_are_told(config: Config) -> None:
+    with pytest.raises(TrainerError, match=r"64 worker\(s\) need 64 CPU, the cluster has 2"):
+        _run(_with(config, name="many", launch="ray", ray={"workers": 64, "cpus": 1}))
+
+
+def test_paths_of_pool_and_scorer_are_those_of_the_caller(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recycling = {"pool": "redis://host/0?blobs=rewards&pool=a", "scorer": "daclip?weights=w.st&views=tiles"}
+    whole = launch_ray._absolute(_with(config, recycling=recycling)).recycling
+    assert whole.pool == f"redis://host/0?blobs={tmp_path}/rewards&pool=a"
+    assert whole.scorer == f"daclip?weights={tmp_path}/w.st&views=tiles"
+    kept = {"pool": "redis://host/0?blobs=s3://bucket/a", "scorer": "daclip-lite"}
+    assert launch_ray._absolute(_with(config, recycling=kept)).recycling.model_dump().items() >= kept.items()
+
+
+def test_a_cluster_of_this_machine_is_joined_and_one_of_its_own_started_where_there_is_none(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    running: set[str] = set()
+
+    def init(address: str, **_: object) -> None:
+        asked.append(address)
+        if address not in running:
+            raise ConnectionError("nothing there")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with ExitStack() as stack:
+        running.add("auto")
+        assert not launch_ray._connect(config, stack)
+        running.clear()
+        running.add("local")
+        assert launch_ray._connect(config, stack)
+        assert asked == ["auto", "auto", "local"]
+        with pytest.raises(TrainerError, match=re.escape("no Ray cluster at 192.0.2.1:1")):
+            launch_ray._connect(_with(config, ray={"address": "192.0.2.1:1"}), stack)

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from trainer.errors import TrainerError
+from trainer.models.nafnet import PUBLISHED, NAFNetSettings
+from trainer.models.registry import build_derainer, load_derainer, resolve, serialise_derainer
+
+SMALL = NAFNetSettings(width=4, encoder=(1, 1), middle=1, decoder=(1, 1))
+
+
+def test_a_name_and_its_sizes_are_the_same():
+    assert resolve("nafnet-tiny") == resolve(PUBLISHED["nafnet-tiny"]) == PUBLISHED["nafnet-tiny"]
+
+
+def test_an_unknown_name_gets_the_nearest_known_one():
+    with pytest.raises(TrainerError, match=r"no derainer 'nafnet-tin': did you mean 'nafnet-tiny'\?"):
+        build_derainer("nafnet-tin")
+
+
+def test_identity_start_reaches_the_network():
+    image = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(build_derainer(SMALL, identity_start=True)(image), image)
+
+
+class TestFile:
+    @pytest.mark.parametrize("settings", ["nafnet-tiny", SMALL], ids=["by name", "by sizes"])
+    def test_round_trip(self, tmp_path: Path, settings: str | NAFNetSettings):
+        derainer = build_derainer(settings).to(memory_format=torch.channels_last)
+        file = tmp_path / "any.safetensors"
+        file.write_bytes(serialise_derainer(derainer, settings))
+        loaded = load_derainer(file)
+        assert not loaded.training
+        assert loaded.state_dict().keys() == derainer.state_dict().keys()
+        for key, value in derainer.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], value)
+        image = torch.rand(1, 3, 37, 53)
+        with torch.no_grad():
+            assert torch.equal(loaded(image), derainer(image))
+
+    def test_a_runs_folder_is_its_model(self, tmp_path: Path):
+        derainer = build_derainer(SMALL)
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "derainer.safetensors").write_bytes(serialise_derainer(derainer, SMALL))
+        loaded = load_derainer(tmp_path)
+        assert torch.equal(loaded.state_dict()["intro.weight"], derainer.state_dict()["intro.weight"])
+
+    def test_missing(self, tmp_path: Path):
+        with pytest.raises(TrainerError, match=r"there is no derainer at .*none\.safetensors"):
+            load_derainer(tmp_path / "none.safetensors")
+        with pytest.raises(TrainerError, match=r"there is no derainer at .*model.derainer\.safetensors"):
+            load_derainer(tmp_path)
+
+    @pytest.mark.parametrize("keep", [0, 5, 200, -1])
+    def test_truncated(self, tmp_path: Path, keep: int):
+        file = tmp_path / "cut.safetensors"
+        file.write_bytes(serialise_derainer(build_derainer(SMALL), SMALL)[:keep])
+        with pytest.raises(TrainerError, match=r"cut\.safetensors is no.* safetensors file \(.+\): "):
+            load_derainer(file)
+
+    @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+    def test_foreign(self, tmp_path: Path, metadata: dict[str, str] | None):
+        file = tmp_path / "foreign.safetensors"
+        save_file({"weight": torch.zeros(2)}, file, metadata=metadata)
+        with pytest.raises(TrainerError, match="does not say which derainer it holds"):
+            load_derainer(file)
+
+    @pytest.mark.parametrize(
+        "described",
+        [
+            '{"name": "nafnet", "width": 8, "encoder": [1, 1], "middle": 1, "decoder": [1, 1]}',
+            '{"name": "nafnet", "width": 4, "encoder": [1, 1], "middle": 1, "decoder": [1]}',
+            '{"name": "restormer"}',
+            '{"name": ',
+        ],
+        ids=["other width", "odd levels", "other network", "broken"],
+    )
+    def test_weights_that_do_not_fit(self, tmp_path: Path, described: str):
+        file = tmp_path / "odd.safetensors"
+        save_file(build_derainer(SMALL).state_dict(), file, metadata={"derainer": described})
+        with pytest.raises(TrainerError, match=r"odd\.safetensors holds weights that do not fit"):
+            load_derainer(file)
+
+
+def test_sizes_are_checked():
+    with pytest.raises(ValidationError, match="did you mean 'middle'"):
+        NAFNetSettings.model_validate({"midle": 3})

@@ -1,0 +1,137 @@
+"""A pool that does not answer costs figures and rewards, not steps."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pool_store.client import Pool, open_pool
+from pool_store.errors import PoolError, PoolUnavailable
+from pool_store.schemas import Lineage, Offer
+from trainer.data.crops import Crop
+from trainer.recycling.pool_link import Aside
+from trainer.recycling.rewards import RewardReader
+
+
+class Frail:
+    """A pool that can be made to fail, or to hang until it is well again."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.failing = False
+        self.well = threading.Event()
+        self.well.set()
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._pool, name)
+
+        def call(*args: Any) -> Any:
+            self.well.wait(20)
+            if self.failing:
+                raise PoolUnavailable("the pool is away: look")
+            return method(*args)
+
+        return call
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Frail]:
+    opened = open_pool(f"embedded:{tmp_path}/pool", fingerprint="x")
+    yield Frail(opened)
+    opened.close()
+
+
+def _enter(pool: Frail, id: str, value: int, log_odds: float) -> None:
+    digest = pool.put_image(np.full((8, 8, 3), value, np.uint8))
+    lineage = Lineage(run="r", step=1, stage=1, worker=0, time=1.0)
+    pool.offer(Offer(id=id, log_odds=log_odds, fingerprint="x", digest=digest, lineage=lineage))
+
+
+def _crops(*ids: str) -> list[Crop]:
+    return [Crop(id=id, top=0, left=0, size=4, flip=False) for id in ids]
+
+
+def _until(happened: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert happened()
+
+
+def test_figures_are_the_last_known_while_the_pool_is_away(pool: Frail) -> None:
+    aside = Aside(pool)  # type: ignore[arg-type]
+    pool.failing = True
+    assert aside.stats() is None
+    assert aside.problem == "the pool is away: look"
+    pool.failing = False
+    _enter(pool, "a", 1, 1.0)
+    assert (known := aside.stats()) is not None
+    assert known.entries == 1
+    assert aside.problem is None
+    pool.well.clear()
+    assert aside.stats() == known
+    assert aside.problem == "the pool does not answer: see to its service"
+    began = time.monotonic()
+    for _ in range(100):
+        aside.sweep(1.0)
+    assert time.monotonic() - began < 20  # one wait of half a second at most, not a hundred
+    pool.well.set()
+    _until(lambda: aside.stats() is not None and aside.problem is None)
+    aside.close()
+
+
+def test_one_that_waits_lets_errors_through(pool: Frail) -> None:
+    pool.failing = True
+    with pytest.raises(PoolError, match="away"):
+        Aside(pool, waits=True).stats()  # type: ignore[arg-type]
+    with pytest.raises(PoolError, match="away"):
+        RewardReader(pool, "best", 1 << 20, waits=True).crops(_crops("a"))  # type: ignore[arg-type]
+
+
+def test_known_rewards_stand_in_while_the_pool_is_away(pool: Frail) -> None:
+    reader = RewardReader(pool, "best", 1 << 20)  # type: ignore[arg-type]
+    _enter(pool, "a", 51, 1.0)
+    reader.prepare(_crops("a", "b"))
+    rewards, exist = reader.crops(_crops("a", "b"))
+    assert exist.tolist() == [True, False]
+    torch.testing.assert_close(rewards[0], torch.full((3, 4, 4), 0.2))
+    for away in ("fails", "hangs"):
+        pool.failing = away == "fails"
+        if away == "hangs":
+            pool.well.clear()
+        for ids in (("b", "a"), ("a", "b"), ("b",)):
+            found = reader.crops(_crops(*ids))[1]
+            assert found.tolist() == [id == "a" for id in ids]
+        assert reader.problem is not None
+        pool.failing = False
+        pool.well.set()
+        _until(lambda: reader.crops(_crops("a"))[1].all() and reader.problem is None)
+    _enter(pool, "a", 102, 2.0)
+    torch.testing.assert_close(reader.crops(_crops("a"))[0][0], torch.full((3, 4, 4), 0.4))
+    reader.close()
+
+
+def test_a_sweep_that_takes_long_is_no_trouble(pool: Frail) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def sweep(_: float) -> None:
+        begun.set()
+        assert ended.wait(20)
+
+    pool.sweep = sweep  # type: ignore[attr-defined]
+    aside = Aside(pool)  # type: ignore[arg-type]
+    aside.sweep(1.0)
+    assert begun.wait(20)
+    try:
+        assert aside.stats() is not None  # while it is under way
+        assert aside.problem is None
+    finally:
+        ended.set()
+        aside.close()

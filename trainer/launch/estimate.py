@@ -1,0 +1,127 @@
+"""What a run will take, told before it starts."""
+
+from __future__ import annotations
+
+import copy
+import math
+import resource
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+from pydantic import BaseModel
+
+from trainer.config import Config
+from trainer.data.folders import Image
+from trainer.methods.base import Method
+from trainer.methods.parallel import workers
+from trainer.restore.inference import derain_image
+from trainer.state.checkpoints import Progress
+
+_MEASURED = 2
+"""Steps, after one that is not."""
+
+
+class Plan(BaseModel):
+    """A run in figures, for the rest of its schedule; times as measured on a throw-away copy."""
+
+    workers: int
+    crops: int
+    """Of each domain in a step, over all workers."""
+    steps: int
+    """That are left."""
+    step_seconds: float
+    """Of a training step."""
+    candidate_seconds: float
+    """To derain one whole image for the pool; scoring happens beside."""
+    seconds: float
+    """That the rest will take, at most what the schedule allows."""
+    memory_bytes: int
+    """The most that a worker has held: of the GPU if it trains there, of the machine otherwise."""
+
+    def __str__(self) -> str:
+        plural = "s" if self.workers > 1 else ""
+        return (
+            f"{self.workers} worker{plural}, {self.crops} crops a step, {self.steps} steps "
+            f"of {1000 * self.step_seconds:.0f} ms, {1000 * self.candidate_seconds:.0f} ms a candidate: "
+            f"about {timedelta(seconds=round(self.seconds))}, {self.memory_bytes / 1e9:.1f} GB a worker."
+        )
+
+
+def make_plan(config: Config, method: Method, progress: Progress, rainy: Image) -> Plan:
+    """Measure a few steps on a copy of the networks; nothing of the run changes, its random state neither.
+
+    All workers make it together. Data are taken as loaded in time, evaluations are not counted.
+
+    Args:
+        config: the run.
+        method: as it will start.
+        progress: how far it is.
+        rainy: a whole image as candidates are, uint8 H,W,3.
+    """
+    trial = copy.deepcopy(method)
+    shape = (config.data.batch, 3, config.data.crop, config.data.crop)
+    crops = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    crops = crops.to(method.device, memory_format=torch.channels_last)
+    devices = [method.device] if method.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        # As in stage 2, the dearer of the two.
+        trial.step(crops, crops, crops, R=crops[:, :1])
+        step = _seconds(lambda: trial.step(crops, crops, crops, R=crops[:, :1]), method.device)
+        candidate = _seconds(
+            lambda: derain_image(trial.derainer, rainy, tile=config.recycling.tile), method.device, 1
+        )
+    each = config.data.batch * workers()
+    steps = max(0, -(-(config.schedule.samples - progress.samples) // each))
+    seconds = steps * (step + candidate / config.recycling.every)
+    if config.schedule.seconds is not None:
+        seconds = min(seconds, max(0.0, config.schedule.seconds - progress.seconds))
+    return Plan(
+        workers=workers(),
+        crops=each,
+        steps=steps,
+        step_seconds=step,
+        candidate_seconds=candidate,
+        seconds=seconds,
+        memory_bytes=_memory(method.device),
+    )
+
+
+def out_of_reach(config: Config, images: int, plan: Plan | None = None) -> str | None:
+    """Why stage 2 will not begin with so many rainy images, if that can be told before the start; whether
+    time allows it only where there is a plan."""
+    schedule = config.schedule
+    if schedule.stage2_from == "never":
+        return None
+    total: float = schedule.samples
+    if schedule.seconds is not None and plan is not None:
+        total = min(total, plan.crops * schedule.seconds / plan.step_seconds)
+    begin = schedule.recycle_from
+    samples = total - (begin if isinstance(begin, int) else begin * total)
+    # A worker makes one candidate every few steps, of its own batch: as many an image on any number of them.
+    candidates = int(samples / (config.data.batch * config.recycling.every))
+    needed = max(1, math.ceil(schedule.minimum_rewards * images))
+    if candidates >= needed:
+        return None
+    scarce = "samples" if total == schedule.samples else "seconds"
+    return (
+        f"Stage 2 will not begin: it waits until {needed} images have a reward, and this run makes "
+        f"{candidates} candidates; take more schedule.{scarce}, a lower recycling.every or "
+        "schedule.minimum_rewards."
+    )
+
+
+def _seconds(work: Callable[[], object], device: torch.device, times: int = _MEASURED) -> float:
+    started = time.perf_counter()
+    for _ in range(times):
+        work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - started) / times
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux gives KB

@@ -1,0 +1,250 @@
+"""Runs on Ray: Ray Train workers on this machine or on a cluster.
+
+The driver deploys the scorer on Ray Serve, holds an embedded pool, starts the workers, and shows what worker
+0 writes into ``metrics.jsonl``. Workers exchange gradients among themselves; their checkpoints, figures and
+the derainer go to the run's folder, which all machines must share. When a worker dies the group starts again
+from the newest checkpoint; when the driver dies, the same command with ``--resume`` goes on from it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from rich.console import Console
+
+from iqa_service.registry import has_place, open_scorer, split_outside_brackets
+from iqa_service.serving.schemas import ServiceSettings
+from pool_store.client import open_pool
+from rgsud_core.errors import FileError, last_line
+from rgsud_core.files import unwritable
+from trainer.config import Config
+from trainer.errors import TrainerError
+from trainer.launch.start import Summary, until_interrupted, view_of, work
+from trainer.reporting.sinks import RayMetricsView, following
+from trainer.state.checkpoints import Checkpoints
+
+_PATHS = ("blobs", "weights", "truth", "reference")
+"""Options of pools and scorers that are paths."""
+_STOP = ".stop"
+"""A file in the run's folder: asks the workers to save and end."""
+_REFUSAL = ".refusal"
+"""Another one: what is wrong with the run, so that starting the workers again would not help."""
+
+
+def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
+    """Train on Ray, from a checkpoint or from the beginning.
+
+    Raises:
+        TrainerError: the cluster cannot hold the workers, or they failed more often than allowed.
+        KeyboardInterrupt: the user ended the run; it has been saved.
+    """
+    config = _absolute(config)
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise unwritable(config.folder, problem) from None
+    stop, refusal = config.folder / _STOP, config.folder / _REFUSAL
+    stop.unlink(missing_ok=True)
+    refusal.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        own = _connect(config, stack)
+        _check_pool(config)
+        served = None if has_place(config.recycling.scorer) else _scorer_service(config, own)
+        scaling, cpus = _scaling(config, served.cpus * served.replicas if served else 0.0)
+        scorer = _deploy(served, f"iqa-{config.name}", own, stack) if served else config.recycling.scorer
+        config = _recycling(config, scorer=scorer)
+        if config.recycling.pool.startswith("embedded:"):
+            config = _recycling(config, pool=_embedded(config, stack))
+        payload: dict[str, Any] = {
+            "config": config.model_dump(mode="json"),
+            "start": None if start is None else str(start.resolve()),
+            "threads": cpus,
+        }
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config=payload,
+            scaling_config=scaling,
+            torch_config=TorchConfig(timeout_s=config.ray.timeout_seconds),
+            run_config=RunConfig(
+                name=config.name,
+                storage_path=str(config.folder / "ray"),
+                failure_config=FailureConfig(max_failures=config.ray.max_failures),
+            ),
+        )
+        stack.enter_context(following(config.folder / "metrics.jsonl", [view_of(config, console)]))
+        asked = stack.enter_context(until_interrupted(stop.touch))
+        # In a thread, since Ray would take Ctrl-C for itself, and abort without saving.
+        waiting = stack.enter_context(ThreadPoolExecutor(1))
+        try:
+            waiting.submit(trainer.fit).result()
+        except ray.train.TrainingFailedError as problem:
+            if refusal.exists():
+                raise TrainerError(refusal.read_text()) from None
+            raise TrainerError(
+                f"the workers failed: {last_line(problem)}; the run is saved to its last checkpoint, "
+                "continue it with --resume."
+            ) from None
+        finally:
+            stop.unlink(missing_ok=True)
+    if refusal.exists():
+        raise TrainerError(refusal.read_text())
+    if asked.is_set():
+        raise KeyboardInterrupt
+    return Summary.model_validate_json((config.folder / "summary.json").read_text())
+
+
+def _worker(payload: dict[str, Any]) -> None:
+    """One Ray Train worker; called again from the newest checkpoint when the group starts again."""
+    torch.set_num_threads(payload["threads"])
+    config = Config.model_validate(payload["config"])
+    refusal = config.folder / _REFUSAL
+    if refusal.exists():
+        return
+    checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
+    start = checkpoints.newest() if checkpoints.files() else payload["start"]
+    stopping = (config.folder / _STOP).exists
+    try:
+        work(config, None if start is None else Path(start), [RayMetricsView()], stopping)
+    except (TrainerError, FileError) as problem:
+        refusal.write_text(str(problem))
+        raise
+
+
+def _absolute(config: Config) -> Config:
+    """Workers have other working directories."""
+    data = config.data
+    names = ("rainy", "clean", "validation_rainy", "validation_clean")
+    places = {name: place.resolve() for name in names if (place := getattr(data, name)) is not None}
+    record = config.recycling.record
+    recycling = config.recycling.model_copy(
+        update={
+            "record": None if record is None else record.resolve(),
+            "pool": _whole(config.recycling.pool.replace("{run}", str(config.folder.resolve()))),
+            "scorer": _whole(config.recycling.scorer),
+        }
+    )
+    return config.model_copy(
+        update={
+            "runs": config.runs.resolve(),
+            "data": data.model_copy(update=places),
+            "recycling": recycling,
+        }
+    )
+
+
+def _whole(spec: str) -> str:
+    """The address of a pool or a scorer with the paths among its options made absolute."""
+    name, _, query = spec.partition("?")
+    parts = []
+    for part in split_outside_brackets(query, "&") if query else []:
+        key, _, value = part.partition("=")
+        if key in _PATHS and "://" not in value:
+            part = f"{key}={quote(str(Path(unquote(value)).expanduser().resolve()))}"
+        parts.append(part)
+    return "?".join((name, "&".join(parts))) if parts else name
+
+
+def _connect(config: Config, stack: ExitStack) -> bool:
+    """Join the cluster of the settings, of the environment or of this machine, or start one: then True."""
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What the run says is in metrics.jsonl, Ray's own logs are in its folder.
+    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    address = config.ray.address or os.environ.get("RAY_ADDRESS")
+    own = False
+    try:
+        ray.init(address=address or "auto", **quiet)
+    except ConnectionError as problem:
+        if address is not None:
+            raise TrainerError(
+                f"there is no Ray cluster at {address} ({problem}): start one with `ray start --head`, or "
+                "leave out ray.address to use this machine."
+            ) from None
+        ray.init(address="local", include_dashboard=False, **quiet)
+        own = True
+    stack.callback(ray.shutdown)
+    return own
+
+
+def _recycling(config: Config, **changes: str) -> Config:
+    return config.model_copy(update={"recycling": config.recycling.model_copy(update=changes)})
+
+
+def _scorer_service(config: Config, own: bool) -> ServiceSettings:
+    chosen = config.ray.scorer
+    return ServiceSettings(
+        scorer=config.recycling.scorer,
+        replicas=chosen.replicas,
+        max_replicas=chosen.max_replicas,
+        cpus=(0.0 if own else 1.0) if chosen.cpus is None else chosen.cpus,
+        gpus=chosen.gpus,
+        precision=chosen.precision,
+        http=False,
+    )
+
+
+def _deploy(settings: ServiceSettings, name: str, own: bool, stack: ExitStack) -> str:
+    """The run's own scorer, on Ray Serve until the run ends."""
+    from ray import serve
+
+    from iqa_service.serving.ray_app import deploy_scorer
+
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if own:
+        serve.start(proxy_location="Disabled")  # nobody else is to reach it
+    stack.callback(serve.delete, name)
+    return deploy_scorer(settings, name)
+
+
+def _check_pool(config: Config) -> None:
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    if config.recycling.pool.startswith("embedded:") and sum(node["Alive"] for node in nodes) > 1:
+        raise TrainerError(
+            f"the pool {config.recycling.pool} serves one machine, and this cluster has several: give "
+            "recycling.pool=redis://... or http://..."
+        )
+
+
+def _embedded(config: Config, stack: ExitStack) -> str:
+    """The run's own pool, held by the driver; its address for the workers of this machine."""
+    scorer = open_scorer(config.recycling.scorer)
+    stack.callback(scorer.close)
+    chosen = config.recycling
+    pool = open_pool(chosen.pool, fingerprint=scorer.fingerprint, keep=chosen.keep, history=chosen.history)
+    stack.callback(pool.close)
+    return pool.address
+
+
+def _scaling(config: Config, reserved: float) -> tuple[ScalingConfig, int]:
+    """The workers, and the cores of each, of those that are not ``reserved``."""
+    settings = config.ray
+    least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpu = config.device.startswith("cuda") or (config.device == "auto" and resources.get("GPU", 0) >= least)
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    cpus = settings.cpus or max(1, int(free.get("CPU", 1) - reserved) // least)
+    wanted = {"CPU": cpus} | ({"GPU": 1} if gpu else {})
+    for kind, each in wanted.items():
+        if each * least > resources.get(kind, 0):
+            raise TrainerError(
+                f"{least} worker(s) need {each * least} {kind}, the cluster has "
+                f"{resources.get(kind, 0):.0f}: lower ray.workers or ray.cpus, or add machines."
+            )
+    scaling = ScalingConfig(
+        num_workers=settings.workers,  # type: ignore[arg-type]  # its annotation lacks the elastic pair
+        use_gpu=gpu,
+        resources_per_worker=wanted,
+    )
+    return scaling, cpus

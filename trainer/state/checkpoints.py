@@ -1,0 +1,146 @@
+"""Everything that a resumed run needs, and the files it is kept in."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pool_store.client import Pool
+from rgsud_core.errors import first_line
+from rgsud_core.files import writing
+from trainer.config import Config
+from trainer.errors import TrainerError
+from trainer.methods.base import Method
+from trainer.models.registry import resolve
+
+
+@dataclass
+class Progress:
+    """How far the run is."""
+
+    steps: int = 0
+    samples: int = 0
+    stage: int = 1
+    seconds: float = 0.0
+    """Training time: recycling counted, evaluation not."""
+    readings: list[float] = field(default_factory=list)
+    """Mean log-odds of the pool at each evaluation of stage 1."""
+
+
+@dataclass
+class TrainingState:
+    """One state_dict for networks, optimisers, progress and, in a synchronous run, the pool.
+
+    An asynchronous run keeps the pool as it is when it resumes: what was rewarded since the checkpoint is not
+    lost. A synchronous one restores it, and so repeats the interrupted run exactly.
+    """
+
+    config: Config
+    method: Method
+    progress: Progress
+    pool: Pool | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of what exists; tensors are shared with the networks."""
+        exact = self.pool is not None and self.config.recycling.synchronous
+        return {
+            "networks": networks(self.config),
+            "method": self.method.state_dict(),
+            "progress": asdict(self.progress),
+            "pool": self.pool.dump() if exact and self.pool else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse; TrainerError where the checkpoint is of other networks."""
+        theirs, ours = state["networks"], networks(self.config)
+        differing = [
+            f"{key} ({theirs.get(key)} there, {ours[key]} here)"
+            for key in ours
+            if theirs.get(key) != ours[key]
+        ]
+        if differing:
+            raise TrainerError(
+                f"the checkpoint is of another configuration: {', '.join(differing)}; use the recipe and the "
+                "settings that it was trained with."
+            )
+        self.method.load_state_dict(state["method"])
+        for name, value in state["progress"].items():
+            setattr(self.progress, name, value)
+        if state["pool"] is not None and self.pool is not None:
+            self.pool.restore(state["pool"])
+
+
+def networks(config: Config) -> dict[str, Any]:
+    """The settings that decide which weights fit, flat, by dotted key."""
+    parts = {
+        "derainer": resolve(config.derainer),
+        **{f"method.{name}": getattr(config.method, name) for name in config.method.networks},
+    }
+    return {
+        f"{part}.{key}": value for part, sizes in parts.items() for key, value in sizes.model_dump().items()
+    }
+
+
+class Checkpoints:
+    """Numbered files in a folder; each appears whole or not at all, and the oldest go."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+
+    def files(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(self._folder.glob("step-*.pt"))
+
+    def newest(self) -> Path:
+        """The last one written. TrainerError where there is none."""
+        files = self.files()
+        if not files:
+            raise TrainerError(f"there is no checkpoint in {self._folder}: start the run without --resume.")
+        return files[-1]
+
+    def begin_after(self, start: Path) -> None:
+        """Set aside what was trained beyond one of this folder, so that it counts as the newest."""
+        for later in self.files():
+            if later.name > start.name:
+                (self._folder / "abandoned").mkdir(exist_ok=True)
+                later.rename(self._folder / "abandoned" / later.name)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a checkpoint lies in this folder."""
+        return path.resolve().parent == self._folder.resolve()
+
+    def age(self) -> float:
+        """Seconds since the oldest one that is kept was written."""
+        files = self.files()
+        return time.time() - files[0].stat().st_mtime if files else 0.0
+
+    def save(self, state: dict[str, Any], steps: int) -> Path:
+        """Write a checkpoint, then delete those beyond the newest ``keep``."""
+        path = self._folder / f"step-{steps:09d}.pt"
+        # In memory first: torch's own writer hides the operating system's reason when the disk is full.
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        with writing(path) as partial:
+            partial.write_bytes(buffer.getbuffer())
+        for old in self.files()[: -self._keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load(self, path: Path | None = None) -> dict[str, Any]:
+        """Read one, by default the newest."""
+        path = path or self.newest()
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            if not {"networks", "method", "progress", "pool"} <= set(state):
+                raise ValueError("it is not of this program")
+        except Exception as problem:  # what torch.load raises on a damaged file is not one class
+            raise TrainerError(
+                f"the checkpoint {path} cannot be read ({first_line(problem)}): name another."
+            ) from None
+        return state
