@@ -14,6 +14,10 @@ class FileError(RgsudError):
     """A file or folder that cannot be read or written."""
 
 
+class PluginError(RgsudError):
+    """A part given by import path cannot be imported."""
+
+
 class StorageError(RgsudError):
     """An object store, or a folder used as one, cannot be used."""
 
