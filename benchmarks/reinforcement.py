@@ -50,8 +50,9 @@ def main() -> None:
         method, weight = job.method, config.method.lambda2
         for number in range(chosen.batches):
             batch = job.batches.batch(job.state.progress.steps + number)
-            O_r, B_u = (part.float().div(255).to(method.device) for part in (batch.rainy, batch.clean))
-            B_rw, rewarded = (part.to(method.device) for part in job.rewards.crops(batch.crops))
+            batch.B_rw, batch.rewarded = job.rewards.crops(batch.crops)
+            batch = batch.images().to(method.device)
+            O_r, B_u, B_rw, rewarded = batch.O_r, batch.B_u, batch.B_rw, batch.rewarded
             with torch.no_grad():
                 O1 = method.G(B_u, method.DEM(O_r, B_rw))
             B1, B_r = method.Der(O1), method.Der(O_r)

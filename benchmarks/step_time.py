@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate
+from trainer.batch import Batch
 from trainer.config import load_config
 from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder
@@ -79,7 +80,7 @@ def measure(recipe: str, crop: int, batch: int, repeats: int, photographs: Path)
         scorer.score([Candidate("x", derained)])
 
     return {
-        "step_ms": median_ms(lambda: method.step(one, one.clone()), repeats),
+        "step_ms": median_ms(lambda: method.step(Batch(one, one.clone())), repeats),
         "derainer_ms": median_ms(both_ways(method.derainer, two), repeats),
         "generator_ms": median_ms(both_ways(method.G, one, one), repeats)
         + median_ms(both_ways(method.G, three, three), repeats),

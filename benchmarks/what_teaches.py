@@ -353,7 +353,7 @@ def supervised(config: Config, name: str, pairs: PairedFolder, evaluate_every: i
     while progress.seconds < (config.schedule.seconds or 0):
         started = clock()
         batch = batches.batch(progress.steps)
-        rainy, clean = as_input(batch.rainy), as_input(batch.clean)
+        rainy, clean = as_input(batch.O_r), as_input(batch.B_u)
         if name == "true_rain":
             other = as_input(others.batch(progress.steps).clean)
             rainy, clean = (other + rainy - clean).clamp(0, 1), other

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from iqa_service.scorers.base import Candidate
 from pool_store.schemas import Lineage
+from trainer.batch import Batch
 from trainer.config import Config, Moment
-from trainer.data.crops import UnpairedBatch, UnpairedBatches
+from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder
 from trainer.errors import TrainerError
 from trainer.methods.base import Method
@@ -59,18 +60,14 @@ def train(job: Job) -> None:
     while goes_on(job):
         started = job.clock()
         batch, (waited, upcoming) = upcoming, _timed(batches)
-        O_r, B_u = _to(method, batch.rainy), _to(method, batch.clean)
-        R = None if batch.rain is None else _to(method, batch.rain)
-        if progress.stage == 1:
-            losses = method.step(O_r, B_u, R=R)
-        else:
-            B_rw, rewarded = job.rewards.crops(batch.crops)
+        if progress.stage == 2:
+            batch.B_rw, batch.rewarded = job.rewards.crops(batch.crops)
             job.rewards.prepare(upcoming.crops)
-            losses = method.step(O_r, B_u, _to(method, B_rw), rewarded.to(method.device), R)
+        losses = method.step(batch)
         _check(losses, progress)
 
         progress.steps += 1
-        progress.samples += len(O_r) * workers()
+        progress.samples += len(batch) * workers()
         if recycles(config, progress):
             recycle(job)
         progress.seconds += job.clock() - started
@@ -175,14 +172,7 @@ def save(job: Job) -> None:
     job.copies.renew()
 
 
-def _to(method: Method, images: Tensor) -> Tensor:
-    """Crops as the networks take them: float in [0,1], channels_last, on the device."""
-    images = images.to(method.device, non_blocking=True)
-    images = images.float().div_(255) if images.dtype == torch.uint8 else images
-    return images.contiguous(memory_format=torch.channels_last)
-
-
-def _timed(batches: Iterator[UnpairedBatch]) -> tuple[float, UnpairedBatch]:
+def _timed(batches: Iterator[Batch]) -> tuple[float, Batch]:
     started = time.perf_counter()
     batch = next(batches)
     return time.perf_counter() - started, batch

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,55 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from trainer.batch import Batch, Crop
 from trainer.data.folders import Image, ImageFolder, PairedFolder
 from trainer.errors import TrainerError
 from trainer.rain.search import RainBank
 
 CACHE_BYTES = 2 << 30
-Batch = TypeVar("Batch")
 _ORDER, _BOX = 0, 1
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A square box in the image of one id, pixels; `flip` mirrors it left to right."""
-
-    id: str
-    top: int
-    left: int
-    size: int
-    flip: bool
-
-    def cut(self, image: Image) -> Image:
-        """This box of an image uint8 H,W,3 -> uint8 size,size,3. TrainerError where it reaches outside."""
-        box = image[self.top : self.top + self.size, self.left : self.left + self.size]
-        if box.shape[:2] != (self.size, self.size):
-            raise TrainerError(
-                f"'{self.id}' is {image.shape[1]}x{image.shape[0]}, too small for a crop of "
-                f"{self.size}x{self.size} at {self.left},{self.top}: remove it or train on smaller crops."
-            )
-        return np.ascontiguousarray(box[:, ::-1] if self.flip else box)
-
-
-@dataclass(frozen=True)
-class UnpairedBatch:
-    """Crops of both domains, uint8 N,3,c,c each, that have nothing to do with each other."""
-
-    rainy: Tensor
-    clean: Tensor
-    crops: list[Crop]
-    """Where the rainy ones were cut."""
-    rain: Tensor | None = None
-    """Rain found in rainy photographs, uint8 N,1,c,c, to be added to the clean crops."""
-
-
-@dataclass(frozen=True)
-class PairedBatch:
-    """The same crops of rainy images and of their ground truth, uint8 N,3,c,c each."""
-
-    rainy: Tensor
-    clean: Tensor
-    crops: list[Crop]
 
 
 @lru_cache(maxsize=8)
@@ -153,7 +109,7 @@ def _load(batches: Dataset[Batch], start: int, workers: int) -> Iterator[Batch]:
         raise TrainerError(str(error).rsplit(name, 1)[-1].rstrip()) from None
 
 
-class UnpairedBatches(Dataset[UnpairedBatch]):
+class UnpairedBatches(Dataset[Batch]):
     """Batches of two unpaired domains, each in its own order, cut into random squares and mirrored by chance.
 
     `crop` in pixels; `batch` is the number of crops of each domain a rank takes; within an epoch of a domain
@@ -190,18 +146,18 @@ class UnpairedBatches(Dataset[UnpairedBatch]):
             for domain, folder in enumerate((rainy, clean))
         )
 
-    def batch(self, number: int) -> UnpairedBatch:
+    def batch(self, number: int) -> Batch:
         """Batch `number`, counted from 0: the same in every process and in any order of calls."""
         crops, (rainy,) = self.rainy.draw(number)
         _, (clean,) = self.clean.draw(number)
         if self.bank is None:
-            return UnpairedBatch(rainy, clean, crops)
+            return Batch(rainy, clean, crops)
         rain = self.bank.draw(number * self.clean.world + self.clean.rank, len(clean))
-        return UnpairedBatch(rainy, clean, crops, rain)
+        return Batch(rainy, clean, crops, rain={"flat": rain})
 
     __getitem__ = batch
 
-    def loader(self, start: int = 0, workers: int = 0) -> Iterator[UnpairedBatch]:
+    def loader(self, start: int = 0, workers: int = 0) -> Iterator[Batch]:
         """Batches start, start + 1, ... without end; made ahead by `workers` processes, or here for 0.
 
         Each worker keeps a cache of its own, so together they keep `cache_bytes` as well.
@@ -209,7 +165,7 @@ class UnpairedBatches(Dataset[UnpairedBatch]):
         return _load(self, start, workers)
 
 
-class PairedBatches(Dataset[PairedBatch]):
+class PairedBatches(Dataset[Batch]):
     """The supervised counterpart of UnpairedBatches: rainy images and their truth under the same crops."""
 
     def __init__(
@@ -235,13 +191,13 @@ class PairedBatches(Dataset[PairedBatch]):
             cache_bytes=cache_bytes,
         )
 
-    def batch(self, number: int) -> PairedBatch:
+    def batch(self, number: int) -> Batch:
         """Batch `number`, counted from 0: the same in every process and in any order of calls."""
         crops, (rainy, clean) = self.pairs.draw(number)
-        return PairedBatch(rainy, clean, crops)
+        return Batch(rainy, clean, crops)
 
     __getitem__ = batch
 
-    def loader(self, start: int = 0, workers: int = 0) -> Iterator[PairedBatch]:
+    def loader(self, start: int = 0, workers: int = 0) -> Iterator[Batch]:
         """Batches start, start + 1, ... without end, as those of UnpairedBatches."""
         return _load(self, start, workers)

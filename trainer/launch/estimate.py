@@ -12,6 +12,7 @@ from datetime import timedelta
 import torch
 from pydantic import BaseModel
 
+from trainer.batch import Batch
 from trainer.config import Config
 from trainer.data.folders import Image
 from trainer.methods.base import Method
@@ -63,12 +64,12 @@ def make_plan(config: Config, method: Method, progress: Progress, rainy: Image) 
     trial = copy.deepcopy(method)
     shape = (config.data.batch, 3, config.data.crop, config.data.crop)
     crops = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    crops = crops.to(method.device, memory_format=torch.channels_last)
+    # As in stage 2, the dearer of the two.
+    batch = Batch(crops, crops, B_rw=crops, rain={"flat": crops[:, :1]})
     devices = [method.device] if method.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        # As in stage 2, the dearer of the two.
-        trial.step(crops, crops, crops, R=crops[:, :1])
-        step = _seconds(lambda: trial.step(crops, crops, crops, R=crops[:, :1]), method.device)
+        trial.step(batch)
+        step = _seconds(lambda: trial.step(batch), method.device)
         candidate = _seconds(
             lambda: derain_image(trial.derainer, rainy, tile=config.recycling.tile), method.device, 1
         )

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from rgsud_core.settings import Settings
+from trainer.batch import Batch
 from trainer.methods.losses import Reduction, reinforcement_loss
 from trainer.methods.parallel import average_gradients, mean_over_workers
 
@@ -107,25 +108,11 @@ class Method(ABC):
         out = self.derainer(image)
         return (out if isinstance(out, Tensor) else out[0]).float()
 
-    def step(
-        self,
-        O_r: Tensor,
-        B_u: Tensor,
-        B_rw: Tensor | None = None,
-        rewarded: Tensor | None = None,
-        R: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """One update of every network.
-
-        Args:
-            O_r, B_u: N,3,H,W in [0,1].
-            B_rw: rewards of O_r, N,3,H,W in [0,1]: makes this a step of stage 2.
-            rewarded: bool N: which of them exist. All, where not given.
-            R: N,1,H,W in [0,1]; a method that does not want it leaves it.
-
-        Returns:
-            The loss terms, detached scalars.
-        """
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One update of every network: the loss terms, detached scalars."""
+        batch = batch.images().to(self.device)
+        O_r, B_u, B_rw, rewarded = batch.O_r, batch.B_u, batch.B_rw, batch.rewarded
+        R = batch.rain.get("flat")
         if self._shared.teacher and B_rw is not None:
             with torch.no_grad(), self._autocast():
                 B_rw, rewarded = self.averaged(O_r).float().clamp(0, 1), None

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pool_store.client import Pool
 from pool_store.errors import PoolError
-from trainer.data.crops import Crop
+from trainer.batch import Crop
 from trainer.recycling.pool_link import PATIENCE_SECONDS, SILENT
 
 Combination = Literal["best", "mean", "minimum"]

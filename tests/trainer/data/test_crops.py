@@ -6,7 +6,8 @@ import PIL.Image
 import pytest
 import torch
 
-from trainer.data.crops import Crop, PairedBatches, UnpairedBatch, UnpairedBatches
+from trainer.batch import Batch, Crop
+from trainer.data.crops import PairedBatches, UnpairedBatches
 from trainer.data.folders import ImageFolder, PairedFolder
 from trainer.errors import TrainerError
 
@@ -26,16 +27,16 @@ def batches(folders, **changed) -> UnpairedBatches:
     return UnpairedBatches(*folders, **{"crop": 24, "batch": 2, "seed": 5, **changed})
 
 
-def same(a: UnpairedBatch, b: UnpairedBatch) -> bool:
-    return torch.equal(a.rainy, b.rainy) and torch.equal(a.clean, b.clean) and a.crops == b.crops
+def same(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.O_r, b.O_r) and torch.equal(a.B_u, b.B_u) and a.crops == b.crops
 
 
 def test_a_batch_holds_the_crops_it_names(folders):
     batch = batches(folders).batch(3)
-    assert batch.rainy.shape == batch.clean.shape == (2, 3, 24, 24)
-    assert batch.rainy.dtype == torch.uint8
-    assert batch.rainy.is_contiguous()
-    for crop, pixels in zip(batch.crops, batch.rainy, strict=True):
+    assert batch.O_r.shape == batch.B_u.shape == (2, 3, 24, 24)
+    assert batch.O_r.dtype == torch.uint8
+    assert batch.O_r.is_contiguous()
+    for crop, pixels in zip(batch.crops, batch.O_r, strict=True):
         image = folders[0].load_id(crop.id)
         box = image[crop.top : crop.top + 24, crop.left : crop.left + 24]
         expected = box[:, ::-1] if crop.flip else box
@@ -88,7 +89,7 @@ def test_ranks_share_out_every_epoch_in_a_new_order(folders):
 
 def test_the_two_domains_do_not_move_together(folders):
     made = UnpairedBatches(folders[0], folders[0], crop=24, batch=6, seed=0)
-    assert not torch.equal(made.batch(0).rainy, made.batch(0).clean)
+    assert not torch.equal(made.batch(0).O_r, made.batch(0).B_u)
 
 
 def test_images_are_decoded_once_within_the_byte_limit(folders, monkeypatch):
@@ -120,5 +121,5 @@ def test_paired_batches_cut_both_sides_alike(folders, tmp_path):
         PIL.Image.fromarray(255 - np.asarray(PIL.Image.open(path))).save(tmp_path / "truth" / path.name)
     made = PairedBatches(PairedFolder(folders[0].root, tmp_path / "truth"), crop=24, batch=4, seed=1)
     batch = made.batch(2)
-    assert torch.equal(batch.rainy, 255 - batch.clean)
-    assert torch.equal(next(made.loader(start=2)).rainy, batch.rainy)
+    assert torch.equal(batch.O_r, 255 - batch.B_u)
+    assert torch.equal(next(made.loader(start=2)).O_r, batch.O_r)

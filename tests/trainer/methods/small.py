@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.batch import Batch
+from trainer.methods.base import Method
 from trainer.methods.rgsud import RGSUD, RGSUDSettings
 from trainer.models.nafnet import NAFNet, NAFNetSettings
 
@@ -42,6 +44,17 @@ def batch(number: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """O_r, B_u and B_rw."""
     images = torch.rand(3, N, 3, 32, 32, generator=torch.Generator().manual_seed(number))
     return images[0], images[1], images[2]
+
+
+def step(
+    made: Method,
+    O_r: Tensor,
+    B_u: Tensor,
+    B_rw: Tensor | None = None,
+    rewarded: Tensor | None = None,
+    R: Tensor | None = None,
+) -> dict[str, Tensor]:
+    return made.step(Batch(O_r, B_u, [], B_rw, rewarded, {} if R is None else {"flat": R}))
 
 
 def weights(module: nn.Module) -> list[Tensor]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.methods.small import N, batch, ripe, same, weights
+from tests.trainer.methods.small import N, batch, ripe, same, step, weights
 from trainer.methods.found_rain import FoundRain, FoundRainSettings, RewardRainSettings, rain_before
 from trainer.methods.losses import psnr_loss, ssim_loss
 from trainer.models.nafnet import NAFNet, NAFNetSettings
@@ -37,7 +37,7 @@ def test_stage_1_derains_clean_crops_under_found_rain() -> None:
     made, (O_r, B_u, _), R = method(), batch(), rain()
     expected = made.Der((B_u + R).clamp(0, 1)).detach()
     shown = inputs(made)
-    losses = made.step(O_r, B_u, R=R)
+    losses = step(made, O_r, B_u, R=R)
     torch.testing.assert_close(shown, [(B_u + R).clamp(0, 1)])
     torch.testing.assert_close(losses["psnr"], psnr_loss(expected, B_u))
     torch.testing.assert_close(losses["ssim"], ssim_loss(expected, B_u))
@@ -49,7 +49,7 @@ def test_half_of_the_crops_have_rain_of_another_strength() -> None:
     B_u = B_u / 2  # so that nothing is cut off
     shown = inputs(made)
     for _ in range(40):
-        made.step(O_r, B_u, R=R)
+        step(made, O_r, B_u, R=R)
     gains = torch.stack([((image - B_u) / R).mean(dim=(1, 2, 3)) for image in shown]).flatten()
     plain = (gains - 1).abs() < 1e-4
     assert 0.3 < plain.float().mean() < 0.7
@@ -60,7 +60,7 @@ def test_half_of_the_crops_have_rain_of_another_strength() -> None:
 def test_rain_that_is_blended_in_darkens_what_is_brighter() -> None:
     made, (O_r, B_u, _), R = method(radiance=0.6), batch(), rain()
     shown = inputs(made)
-    made.step(O_r, B_u, R=R)
+    step(made, O_r, B_u, R=R)
     torch.testing.assert_close(shown, [(1 - R) * B_u + R * 0.6])
     assert ((shown[0] < B_u) == ((B_u > 0.6) & (R > 0))).float().mean() > 0.99
 
@@ -132,7 +132,7 @@ class TestStage2:
         O_r = B_rw + streaks()
         light, _ = rain_before(B_rw, O_r, RewardRainSettings())
         shown = inputs(made)
-        made.step(O_r, B_u, B_rw, R=R)
+        step(made, O_r, B_u, B_rw, R=R)
         pairs, real = shown[0][:N], shown[0][N:]
         torch.testing.assert_close(pairs[0], (B_u + light).clamp(0, 1)[0])
         torch.testing.assert_close(pairs[1:], (B_u + R).clamp(0, 1)[1:])
@@ -144,43 +144,43 @@ class TestStage2:
         B_r = made.Der(O_r).detach()
         rewarded = torch.tensor([True, False, True])
         shown = inputs(made)
-        losses = made.step(O_r, B_u, B_rw, rewarded, R)
+        losses = step(made, O_r, B_u, B_rw, rewarded, R)
         torch.testing.assert_close(shown[0][1], (B_u + R).clamp(0, 1)[1])
         torch.testing.assert_close(losses["re"], psnr_loss(B_r[rewarded], B_rw[rewarded]))
-        assert "re" not in made.step(O_r, B_u, B_rw, torch.zeros(N, dtype=torch.bool), R)
+        assert "re" not in step(made, O_r, B_u, B_rw, torch.zeros(N, dtype=torch.bool), R)
 
     def test_without_lambda2_the_real_crops_are_not_derained(self) -> None:
         made, (O_r, B_u, B_rw) = method(lambda2=0.0), batch()
         shown = inputs(made)
-        losses = made.step(O_r, B_u, B_rw, R=rain())
+        losses = step(made, O_r, B_u, B_rw, R=rain())
         assert len(shown[0]) == N
         assert set(losses) == {"psnr", "ssim"}
 
     def test_the_rewards_teach(self) -> None:
         O_r, B_u, B_rw = batch()
         with_rewards, without = method(reward_rain={"detail": 0}), method(reward_rain={"detail": 0})
-        with_rewards.step(O_r, B_u, B_rw, R=rain())
-        without.step(O_r, B_u, R=rain())
+        step(with_rewards, O_r, B_u, B_rw, R=rain())
+        step(without, O_r, B_u, R=rain())
         assert not same(weights(with_rewards.derainer), weights(without.derainer))
 
     def test_the_teacher_stands_in_for_the_reward(self) -> None:
         O_r, B_u, B_rw = batch()
         made = method(teacher=True)
         expected = psnr_loss(made.Der(O_r).detach(), made.averaged(O_r).clamp(0, 1))
-        torch.testing.assert_close(made.step(O_r, B_u, B_rw, R=rain())["re"], expected)
+        torch.testing.assert_close(step(made, O_r, B_u, B_rw, R=rain())["re"], expected)
 
 
 def test_a_restored_method_goes_on_as_the_original() -> None:
     original = method(rain_gain=2.0)
-    original.step(*batch(0), R=rain())
+    step(original, *batch(0), R=rain())
     restored = method(rain_gain=2.0)
     restored.load_state_dict(copy.deepcopy(original.state_dict()))
     for made in (original, restored):
-        made.step(*batch(1), R=rain())
+        step(made, *batch(1), R=rain())
     assert same(weights(original.derainer), weights(restored.derainer))
     assert same(weights(original.averaged), weights(restored.averaged))
 
 
 def test_it_refuses_to_train_without_rain() -> None:
     with pytest.raises(AssertionError, match="found rain"):
-        method().step(*batch()[:2])
+        step(method(), *batch()[:2])

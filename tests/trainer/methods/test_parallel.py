@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainer.batch import Batch
 from trainer.methods.parallel import as_worker_0, average_gradients, mean_over_workers, rank, workers
 from trainer.methods.rgsud import RGSUD, RGSUDSettings
 from trainer.models.nafnet import NAFNet, NAFNetSettings
@@ -46,7 +47,7 @@ def _step(changes: dict[str, Any], rewarded: list[bool] | None, part: slice) -> 
                 parameter.add_(0.05 * torch.randn(parameter.shape))
     images = torch.rand(3, 4, 3, 32, 32)[:, part]
     chosen = None if rewarded is None else torch.tensor(rewarded)[part]
-    rgsud.step(images[0], images[1], None if chosen is None else images[2], chosen)
+    rgsud.step(Batch(images[0], images[1], B_rw=None if chosen is None else images[2], rewarded=chosen))
     networks: dict[str, nn.Module] = {
         "derainer": rgsud.derainer,
         "G": rgsud.G,

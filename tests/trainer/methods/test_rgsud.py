@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.trainer.methods.small import N, batch, gradients, method, record, same, weights
+from tests.trainer.methods.small import N, batch, gradients, method, record, same, step, weights
 from trainer.methods.rgsud import RGSUD, TERMS, RGSUDSettings
 from trainer.models.discriminator import Discriminator
 from trainer.models.nafnet import NAFNet, NAFNetSettings
@@ -27,7 +27,7 @@ class TestCost:
         rgsud = method()
         derained, rained, judged = record(rgsud.derainer), record(rgsud.G), record(rgsud.D)
         O_r, B_u, B_rw = batch()
-        rgsud.step(O_r, B_u, B_rw if stage == 2 else None)
+        step(rgsud, O_r, B_u, B_rw if stage == 2 else None)
         assert [len(out) for out in derained] == [2 * N]
         assert sum(len(out) for out in rained) == 4 * N
         # The generator's half judges four fakes, D's own a real and a fake.
@@ -39,7 +39,7 @@ class TestCost:
     def test_only_the_terms_asked_for_are_made(self, terms: tuple[str, ...], made: int):
         rgsud = method(adversarial_terms=terms)
         rained, judged = record(rgsud.G), record(rgsud.D)
-        rgsud.step(*batch()[:2])
+        step(rgsud, *batch()[:2])
         assert sum(len(out) for out in rained) == made * N
         assert len(judged[0]) == len(terms) * N
 
@@ -49,7 +49,7 @@ class TestWhoLearnsFromWhat:
         rgsud = method()
         modules = (rgsud.derainer, rgsud.G, rgsud.DEM, rgsud.D)
         before = [weights(module) for module in modules]
-        rgsud.step(*batch())
+        step(rgsud, *batch())
         for old, module in zip(before, modules, strict=True):
             changed = [not torch.equal(x, y) for x, y in zip(old, weights(module), strict=True)]
             assert all(changed), type(module)
@@ -64,7 +64,7 @@ class TestWhoLearnsFromWhat:
     def test_d_learns_even_after_a_failed_step(self):
         rgsud = method()
         with pytest.raises(RuntimeError):
-            rgsud.step(batch()[0], batch()[1][..., :16])
+            step(rgsud, batch()[0], batch()[1][..., :16])
         assert all(p.requires_grad for p in rgsud.D.parameters())
 
     def test_ds_half_changes_only_d(self):
@@ -89,7 +89,7 @@ class TestWhoLearnsFromWhat:
             rgsud = method(adversarial_to_derainer=reaches)
             torch.manual_seed(seed)
             rgsud.D.load_state_dict(Discriminator(rgsud.settings.discriminator).state_dict())
-            rgsud.step(*batch())
+            step(rgsud, *batch())
             updated.append((weights(rgsud.derainer), weights(rgsud.G), weights(rgsud.DEM)))
         assert same(updated[0][0], updated[1][0]) is not reaches
         assert not same(updated[0][1], updated[1][1])
@@ -98,7 +98,7 @@ class TestWhoLearnsFromWhat:
     def test_the_derainer_does_not_teach_the_generator(self):
         """Without L_adv and the options, L_Der alone is left: it must not reach G or DEM."""
         rgsud = method(adversarial_weight=0.0)
-        rgsud.step(*batch()[:2])
+        step(rgsud, *batch()[:2])
         for gradient in gradients(rgsud.G, rgsud.DEM):
             assert gradient is None or not gradient.any()
         assert any(g is not None and g.any() for g in gradients(rgsud.derainer))
@@ -108,7 +108,7 @@ class TestWhoLearnsFromWhat:
         rgsud = method(discriminator_fakes=fakes)
         judged = record(rgsud.D)
         O_r, B_u, _ = batch()
-        rgsud.step(O_r, B_u)
+        step(rgsud, O_r, B_u)
         assert len(judged[1]) == N + count
 
 
@@ -117,7 +117,7 @@ class TestLosses:
         rgsud = method()
         twin = copy.deepcopy(rgsud)
         O_r, B_u, _ = batch()
-        losses = rgsud.step(O_r, B_u)
+        losses = step(rgsud, O_r, B_u)
         with torch.no_grad():
             F_r = twin.DEM(O_r)
             O1 = twin.G(B_u, F_r)
@@ -134,7 +134,7 @@ class TestLosses:
 
     def test_every_set_of_terms_is_its_own_loss(self):
         sets = [(term,) for term in TERMS] + [TERMS[:2], TERMS[1:], TERMS]
-        values = [method(adversarial_terms=s).step(*batch()[:2])["adv"].item() for s in sets]
+        values = [step(method(adversarial_terms=s), *batch()[:2])["adv"].item() for s in sets]
         assert len({round(value, 6) for value in values}) == len(sets)
         assert sum(values[: len(TERMS)]) == pytest.approx(values[-1], rel=1e-5)
 
@@ -143,12 +143,12 @@ class TestLosses:
         rgsud = method(adversarial_terms=("B_u,F_r",), self_reconstruction=0.5)
         twin = copy.deepcopy(rgsud)
         O_r, B_u, _ = batch()
-        losses = rgsud.step(O_r, B_u)
+        losses = step(rgsud, O_r, B_u)
         with torch.no_grad():
             expected = (twin.G(twin.Der(O_r), twin.DEM(O_r)) - O_r).abs().mean()
         torch.testing.assert_close(losses["self"], expected)
         plain = method(adversarial_terms=("B_u,F_r",))
-        plain.step(O_r, B_u)
+        step(plain, O_r, B_u)
         assert not same(weights(plain.G), weights(rgsud.G))
 
     def test_clean_identity(self):
@@ -156,9 +156,9 @@ class TestLosses:
         _, B_u, _ = batch()
         with torch.no_grad():
             expected = rgsud.DEM(B_u).abs().mean()
-        torch.testing.assert_close(rgsud.step(*batch()[:2])["identity"], expected)
+        torch.testing.assert_close(step(rgsud, *batch()[:2])["identity"], expected)
         plain = method()
-        plain.step(*batch()[:2])
+        step(plain, *batch()[:2])
         assert not same(weights(plain.DEM), weights(rgsud.DEM))
 
 
@@ -167,7 +167,7 @@ class TestAverage:
         rgsud = method(ema=0.2)
         expected = [value.double() for value in weights(rgsud.averaged)]
         for number in range(4):
-            rgsud.step(*batch(number))
+            step(rgsud, *batch(number))
             decay = min(0.2, (number + 1) / (number + 11))
             now = weights(rgsud.derainer)
             expected = [decay * e + (1 - decay) * w.double() for e, w in zip(expected, now, strict=True)]
@@ -177,7 +177,7 @@ class TestAverage:
 
     def test_zero_is_off(self):
         rgsud = method(ema=0.0)
-        rgsud.step(*batch())
+        step(rgsud, *batch())
         for average, weight in zip(weights(rgsud.averaged), weights(rgsud.derainer), strict=True):
             torch.testing.assert_close(average, weight, rtol=1e-6, atol=1e-7)
 
@@ -186,16 +186,16 @@ class TestState:
     def test_equal_runs_are_bit_equal(self):
         a, b = method(), method()
         for number in range(3):
-            a.step(*batch(number))
-            b.step(*batch(number))
+            step(a, *batch(number))
+            step(b, *batch(number))
         assert same_state(a, b)
-        b.step(*batch(9))
+        step(b, *batch(9))
         assert not same_state(a, b)
 
     def test_a_restored_run_goes_on_bit_equal(self):
         original = method()
         for number in range(2):
-            original.step(*batch(number))
+            step(original, *batch(number))
         file = io.BytesIO()
         torch.save(original.state_dict(), file)
         file.seek(0)
@@ -207,7 +207,7 @@ class TestState:
         restored.load_state_dict(torch.load(file, weights_only=True))
         assert restored.steps == 2
         for number in (2, 3):
-            losses = original.step(*batch(number)), restored.step(*batch(number))
+            losses = step(original, *batch(number)), step(restored, *batch(number))
             assert losses[0] == losses[1]
         assert same_state(original, restored)
         assert same(weights(original.averaged), weights(restored.averaged))
@@ -230,7 +230,7 @@ def test_bfloat16_stays_close_to_float32(stage: int):
     lowered, full = method(precision="bfloat16"), method()
     O_r, B_u, B_rw = batch()
     reward = B_rw if stage == 2 else None
-    losses, expected = lowered.step(O_r, B_u, reward), full.step(O_r, B_u, reward)
+    losses, expected = step(lowered, O_r, B_u, reward), step(full, O_r, B_u, reward)
     assert losses["adv"].float() != expected["adv"]
     for name, value in losses.items():
         assert value.float().item() == pytest.approx(expected[name].item(), rel=0.03, abs=0.03), name
@@ -252,6 +252,6 @@ def test_a_derainer_may_return_a_sequence():
     staged = RGSUD(plain.settings, Stages(copy.deepcopy(plain.derainer)))
     for part in ("G", "DEM", "D"):
         getattr(staged, part).load_state_dict(getattr(plain, part).state_dict())
-    plain.step(*batch())
-    staged.step(*batch())
+    step(plain, *batch())
+    step(staged, *batch())
     assert same(weights(plain.derainer), weights(staged.derainer))

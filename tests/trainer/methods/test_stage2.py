@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.trainer.methods.small import N, batch, method, record, same, weights
+from tests.trainer.methods.small import N, batch, method, record, same, step, weights
 
 
 class TestRainGain:
@@ -27,7 +27,7 @@ class TestRainGain:
 
     def test_the_derainer_sees_it_and_d_does_not(self):
         plain, varied = method(), method(rain_gain=3.0)
-        seen = [(record(rgsud.D), rgsud.step(*batch()[:2])) for rgsud in (plain, varied)]
+        seen = [(record(rgsud.D), step(rgsud, *batch()[:2])) for rgsud in (plain, varied)]
         torch.testing.assert_close(seen[0][0][1], seen[1][0][1])
         assert not same(weights(plain.derainer), weights(varied.derainer))
 
@@ -37,11 +37,11 @@ class TestReinforcement:
         O_r, B_u, _ = batch()
         observer = method()
         derained = record(observer.derainer)
-        observer.step(O_r, B_u)
+        step(observer, O_r, B_u)
         B_r = derained[0][N:]
         with_it, without = method(reinforcement="mean"), method(reinforcement="mean", lambda2=0.0)
-        assert with_it.step(O_r, B_u, B_r)["re"].item() == 0.0
-        without.step(O_r, B_u, B_r)
+        assert step(with_it, O_r, B_u, B_r)["re"].item() == 0.0
+        step(without, O_r, B_u, B_r)
         assert same(weights(with_it.derainer), weights(without.derainer))
 
     @pytest.mark.parametrize("reduction", ["mean", "sum", "psnr"])
@@ -56,13 +56,13 @@ class TestReinforcement:
         B_rw = 0.5 * O_r
         before = (rgsud.Der(O_r) - B_rw).square().mean().item()
         for _ in range(8):
-            rgsud.step(O_r, B_u, B_rw)
+            step(rgsud, O_r, B_u, B_rw)
         assert (rgsud.Der(O_r) - B_rw).square().mean().item() < 0.8 * before
 
     def test_reductions_are_of_the_same_error(self):
         O_r, B_u, B_rw = batch()
         mean, total, psnr = (
-            method(reinforcement=r).step(O_r, B_u, B_rw)["re"] for r in ("mean", "sum", "psnr")
+            step(method(reinforcement=r), O_r, B_u, B_rw)["re"] for r in ("mean", "sum", "psnr")
         )
         torch.testing.assert_close(total, mean * B_rw[0].numel())
         # Jensen: the mean of logarithms is below the logarithm of the mean, and near it here.
@@ -74,27 +74,27 @@ class TestReinforcement:
         other = B_rw.clone()
         other[1] = 1 - other[1]
         a, b = method(), method()
-        losses = a.step(O_r, B_u, B_rw, rewarded), b.step(O_r, B_u, other, rewarded)
+        losses = step(a, O_r, B_u, B_rw, rewarded), step(b, O_r, B_u, other, rewarded)
         assert losses[0]["re"] == losses[1]["re"]
         for part in ("derainer", "G", "DEM", "D"):
             assert same(weights(getattr(a, part)), weights(getattr(b, part))), part
         c = method()
         other[0] = 1 - other[0]
-        c.step(O_r, B_u, other, rewarded)
+        step(c, O_r, B_u, other, rewarded)
         assert not same(weights(a.derainer), weights(c.derainer))
 
     def test_a_full_mask_is_as_none(self):
         O_r, B_u, B_rw = batch()
         a, b = method(), method()
-        a.step(O_r, B_u, B_rw, torch.ones(N, dtype=torch.bool))
-        b.step(O_r, B_u, B_rw)
+        step(a, O_r, B_u, B_rw, torch.ones(N, dtype=torch.bool))
+        step(b, O_r, B_u, B_rw)
         assert same(weights(a.derainer), weights(b.derainer))
 
     def test_an_empty_mask_is_a_step_of_the_first_stage(self):
         O_r, B_u, B_rw = batch()
         a, b = method(), method()
-        losses = a.step(O_r, B_u, torch.full_like(B_rw, torch.nan), torch.zeros(N, dtype=torch.bool))
-        b.step(O_r, B_u)
+        losses = step(a, O_r, B_u, torch.full_like(B_rw, torch.nan), torch.zeros(N, dtype=torch.bool))
+        step(b, O_r, B_u)
         assert "re" not in losses
         for part in ("derainer", "G", "DEM", "D"):
             assert same(weights(getattr(a, part)), weights(getattr(b, part))), part
@@ -106,7 +106,7 @@ class TestReinforcement:
         O_r, B_u, B_rw = batch()
         with torch.no_grad():
             estimate = O_r - rgsud.DEM.clean(O_r)
-        rgsud.step(O_r, B_u, B_rw, torch.tensor([True, False, True]))
+        step(rgsud, O_r, B_u, B_rw, torch.tensor([True, False, True]))
         torch.testing.assert_close(fed[0][[0, 2]], (O_r - B_rw)[[0, 2]])
         torch.testing.assert_close(fed[0][1], estimate[1])
 
@@ -115,16 +115,16 @@ class TestReinforcement:
         O_r, B_u, B_rw = batch()
         with torch.no_grad():
             own = plain.averaged(O_r).clamp(0, 1)
-        assert taught.step(O_r, B_u, B_rw, torch.tensor([True, False, False])) == plain.step(O_r, B_u, own)
+        assert step(taught, O_r, B_u, B_rw, torch.tensor([True, False, False])) == step(plain, O_r, B_u, own)
         assert same(weights(taught.derainer), weights(plain.derainer))
-        assert "re" not in method(teacher=True).step(O_r, B_u)
+        assert "re" not in step(method(teacher=True), O_r, B_u)
 
     def test_a_reward_can_be_held_below_the_rainy_image(self):
         held, plain = method(rain_brightens=True), method()
         O_r, B_u, B_rw = batch()
-        assert held.step(O_r, B_u, B_rw) == plain.step(O_r, B_u, torch.minimum(B_rw, O_r))
+        assert step(held, O_r, B_u, B_rw) == step(plain, O_r, B_u, torch.minimum(B_rw, O_r))
         assert same(weights(held.derainer), weights(plain.derainer))
-        assert "re" not in method(rain_brightens=True).step(O_r, B_u)
+        assert "re" not in step(method(rain_brightens=True), O_r, B_u)
 
     def test_the_switch_can_stay_off(self):
         rgsud = method(dem_switch=False)
@@ -133,7 +133,7 @@ class TestReinforcement:
         with torch.no_grad():
             estimate = rgsud.DEM(O_r)
         extracted.clear()
-        assert "re" in rgsud.step(O_r, B_u, B_rw, torch.tensor([True, False, True]))
+        assert "re" in step(rgsud, O_r, B_u, B_rw, torch.tensor([True, False, True]))
         torch.testing.assert_close(extracted[0], estimate)
 
     @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ class TestReinforcement:
         twin = copy.deepcopy(rgsud)
         extracted = record(rgsud.DEM)
         O_r, B_u, B_rw = batch()
-        losses = rgsud.step(O_r, B_u, B_rw)
+        losses = step(rgsud, O_r, B_u, B_rw)
         with torch.no_grad():
             O1 = twin.G(B_u, O_r - B_rw)
             expected = O1 - clean(twin, O1, twin.Der(O1), B_u)
@@ -159,6 +159,6 @@ class TestReinforcement:
     @pytest.mark.parametrize("source", ["derained", "truth"])
     def test_the_first_stage_always_asks_the_unet(self, source: str):
         a, b = method(dem_source_stage2=source), method()
-        a.step(*batch()[:2])
-        b.step(*batch()[:2])
+        step(a, *batch()[:2])
+        step(b, *batch()[:2])
         assert same(weights(a.G), weights(b.G))

@@ -168,9 +168,7 @@ class TestBank:
             UnpairedBatches(folder, folder, crop=32, batch=2, seed=0, rank=rank, world=2, bank=bank)
             for rank in (0, 1)
         ]
-        rain = [batches.batch(number).rain for number in range(3) for batches in made]
-        assert all(layers is not None and layers.shape == (2, 1, 32, 32) for layers in rain)
-        assert len({layers.numpy().tobytes() for layers in rain if layers is not None}) == 6
-        again = made[1].batch(2).rain
-        assert again is not None
-        assert torch.equal(again, rain[5])
+        rain = [batches.batch(number).rain["flat"] for number in range(3) for batches in made]
+        assert all(layers.shape == (2, 1, 32, 32) for layers in rain)
+        assert len({layers.numpy().tobytes() for layers in rain}) == 6
+        assert torch.equal(made[1].batch(2).rain["flat"], rain[5])

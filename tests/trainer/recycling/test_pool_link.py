@@ -15,7 +15,7 @@ import torch
 from pool_store.client import Pool, open_pool
 from pool_store.errors import PoolError, PoolUnavailable
 from pool_store.schemas import Lineage, Offer
-from trainer.data.crops import Crop
+from trainer.batch import Crop
 from trainer.recycling.pool_link import Aside
 from trainer.recycling.rewards import RewardReader
 

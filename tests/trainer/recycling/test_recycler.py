@@ -16,7 +16,7 @@ from iqa_service.errors import ScorerBusy, ScorerError
 from iqa_service.scorers.base import Candidate
 from pool_store.client import Pool, open_pool
 from pool_store.schemas import Lineage
-from trainer.data.crops import Crop
+from trainer.batch import Crop
 from trainer.recycling.recycler import Recycler
 from trainer.recycling.rewards import Combination, RewardReader
 
