@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from trainer.config import load_config
+from trainer.config import read_config
 from trainer.launch.start import assemble, view_of
 from trainer.methods.losses import Reduction, psnr_loss, reinforcement_loss, ssim_loss
 from trainer.methods.rgsud import RGSUD
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
 
-    config = load_config(chosen.run / "config.yaml")
+    config = read_config(chosen.run)
     norms: dict[str, list[float]] = {}
     with ExitStack() as stack:
         checkpoints = Checkpoints(chosen.run / "checkpoints", config.report.keep_checkpoints)

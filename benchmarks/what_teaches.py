@@ -34,7 +34,7 @@ from what_teaches_page import curves, draw, figures, sheet, summary, table
 from pool_store.client import Pool
 from pool_store.schemas import Entry
 from rgsud_core.files import writing
-from trainer.config import Config, load_config
+from trainer.config import Config, Share, load_config
 from trainer.data.crops import PairedBatches, UnpairedBatches
 from trainer.data.folders import Image, ImageFolder, PairedFolder
 from trainer.launch.start import assemble, view_of
@@ -46,9 +46,9 @@ from trainer.restore.inference import derain_image
 from trainer.state.checkpoints import Checkpoints, Progress
 from trainer.train import Job, finished, train
 
-SHARED = 0.4
+SHARED = Share(0.4)
 """Part of the time that the runs of a seed have in common."""
-STAGE2 = 0.5
+STAGE2 = Share(0.5)
 """When stage 2 begins."""
 CHOSEN_BY = 3
 """Every which of the training images an evaluation measures, to choose settings by."""
@@ -66,7 +66,7 @@ class Row(NamedTuple):
     recipe: str = "rain100l-mini"
 
 
-NO_POOL = ("schedule.stage2_from=never", "schedule.recycle_from=2.0")
+NO_POOL = ("schedule.stage2_from=never", "schedule.recycle_from=200%")
 USES = ("recycling.every=12", "method.lambda2=0.8")
 """Rewards as the paper uses them, beside the rain that they show."""
 FROZEN = f"schedule.recycle_until={STAGE2}"
@@ -93,7 +93,7 @@ RUNS: dict[str, Row] = {
     ),
 }
 RUNS["recipe"] = Row(
-    "found rain: the recipe as it stands, but for the first candidates at 0.4", ("schedule.stage2_from=0.6",)
+    "found rain: the recipe as it stands, but for the first candidates at 0.4", ("schedule.stage2_from=60%",)
 )
 BLENDED = "method.radiance=0.7"
 RUNS["blended"] = Row("found rain: blended in, stage 1 alone", (*NO_POOL, BLENDED), "blended_shared")

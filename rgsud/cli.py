@@ -63,7 +63,7 @@ def demo(
     ] = None,
 ) -> None:
     """Train for a few minutes on photographs that come with the packages, and show what was learned."""
-    from trainer.config import load_config
+    from trainer.config import load_config, read_config
     from trainer.data.demo import write_demo_data
     from trainer.data.folders import PairedFolder
     from trainer.launch.start import run
@@ -75,11 +75,11 @@ def demo(
     runs = Path(given.get("runs", "runs"))
     name = given.setdefault("name", "demo")
     data = write_demo_data(runs / "demo-data")
-    earlier = runs / name / "config.yaml"
-    if earlier.exists():
-        if load_config(earlier).data.rainy.resolve() != data.rainy.resolve():
-            raise TrainerError(f"{earlier.parent} holds a run on other data: choose another name=...")
-        shutil.rmtree(earlier.parent)  # every demonstration starts afresh
+    earlier = runs / name
+    if (earlier / "config.yaml").exists():
+        if read_config(earlier).data.rainy.resolve() != data.rainy.resolve():
+            raise TrainerError(f"{earlier} holds a run on other data: choose another name=...")
+        shutil.rmtree(earlier)  # every demonstration starts afresh
     places = {
         "data.rainy": data.rainy,
         "data.clean": data.clean,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, model_validator
 
 from rgsud_core.errors import nearest
 from rgsud_core.settings import Settings
@@ -19,8 +20,34 @@ from trainer.models.registry import DerainerSettings
 from trainer.rain.search import RainSearchSettings
 from trainer.recycling.rewards import Combination
 
-Moment = int | float
-"""When something begins: 20000 is after 20,000 rainy crops; 0.5 is half-way through the run."""
+
+class Share(float):
+    """A share of the run, by samples or by time, whichever is ahead; written as `50%`."""
+
+    def __str__(self) -> str:
+        return f"{self * 100:.10g}%"
+
+
+def _moment(*words: str) -> PlainValidator:
+    def read(value: Any, info: ValidationInfo) -> Any:
+        if value in words or (type(value) is int and value >= 0):
+            return value
+        if isinstance(value, str) and (percent := re.fullmatch(r"(\d+(\.\d+)?)%", value)):
+            return Share(float(percent[1]) / 100)
+        if isinstance(value, float) and (isinstance(value, Share) or info.context == _AS_WRITTEN):
+            return Share(value)
+        example = str(Share(value)) if isinstance(value, float) and 0 <= value <= 1 else "50%"
+        known = ", ".join(["a number of samples (20000)", f"a share of the run ({example})", *words])
+        raise ValueError(f"{value!r} is no moment of the run: write {known}")
+
+    return PlainValidator(read, json_schema_input_type=int | str)
+
+
+_AS_WRITTEN = "as written"
+"""The context in which shares are read as earlier versions wrote them, as fractions."""
+_PLAINLY = PlainSerializer(lambda moment: str(moment) if isinstance(moment, Share) else moment)
+Moment = Annotated[int | Share, _moment(), _PLAINLY]
+"""A moment of the run: after 20000 rainy crops, or after `50%` of the run."""
 
 
 class DataSettings(Settings):
@@ -80,14 +107,18 @@ class ScheduleSettings(Settings):
     """Rainy crops to train on, whatever the batch and the number of machines."""
     seconds: float | None = Field(None, gt=0)
     """Training time after which the run ends early; evaluation is not counted."""
-    recycle_from: Moment = 0.0
-    """When candidates start to be scored and offered to the pool."""
+    recycle_from: Moment = 0
+    """When recycling starts: candidates are scored and offered to the pool. 20000 is after 20000 rainy crops,
+    `50%` is half-way through the run."""
     recycle_until: Moment | None = None
-    """When they no longer are, and the pool stays as it is; none is the end."""
-    stage2_from: Moment | Literal["plateau", "never"] = 0.5
-    """When stage 2 begins; `plateau`: when the pool's mean score has stopped rising."""
+    """When recycling stops and the pool is frozen. Default: never."""
+    stage2_from: Annotated[
+        int | Share | Literal["plateau", "never"], _moment("plateau", "never"), _PLAINLY
+    ] = Share(0.5)
+    """When stage 2 begins: after so many rainy crops, after a share of the run as `50%`, `never`, or at the
+    `plateau`, when the pool's mean score has stopped rising."""
     plateau_patience: int = Field(3, ge=1)
-    """Pool readings in a row (one per `report.evaluate_every`) without a rise of 0.02 in log-odds."""
+    """Readings of the pool (one per evaluation) without a rise of 0.02 in log-odds that make a plateau."""
     minimum_rewards: float = Field(0.5, ge=0, le=1)
     """Share of the rainy images that must have a reward before stage 2 may begin."""
 
@@ -259,6 +290,17 @@ def load_config(recipe: str | Path, overrides: list[str] | None = None) -> Confi
         raise TrainerError(_explain(problem)) from None
 
 
+def read_config(folder: Path) -> Config:
+    """The configuration that a run's folder holds, also where an earlier version wrote it.
+
+    Raises:
+        FileNotFoundError: no run is in the folder.
+        OSError, yaml.YAMLError, ValidationError: its configuration cannot be read.
+    """
+    tree = yaml.safe_load((folder / "config.yaml").read_text())
+    return Config.model_validate(tree, context=_AS_WRITTEN)
+
+
 def recipes() -> list[str]:
     """Names of the recipes that come with the package."""
     return sorted(entry.name.removesuffix(".yaml") for entry in _shipped().iterdir())
@@ -301,4 +343,5 @@ def _explain(problem: ValidationError) -> str:
         if error["type"] == "union_tag_invalid":
             message = f"unknown method '{error['ctx']['tag']}': {nearest(error['ctx']['tag'], METHODS)}"
         lines.append(f"{place}: {message}" if place else message)
-    return "the configuration is not valid: " + "; ".join(lines) + "."
+    said = "the configuration is not valid: " + "; ".join(lines)
+    return said if said.endswith("?") else f"{said}."

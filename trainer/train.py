@@ -12,7 +12,7 @@ from torch import Tensor
 from iqa_service.scorers.base import Candidate
 from pool_store.schemas import Lineage
 from trainer.batch import Batch
-from trainer.config import Config, Moment
+from trainer.config import Config, Moment, Share
 from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder
 from trainer.errors import TrainerError
@@ -147,7 +147,7 @@ def stage1_ends(job: Job) -> bool:
 
 def reached(config: Config, progress: Progress, moment: Moment) -> bool:
     """Whether a moment, in samples or as a share of the run, has come."""
-    return progress.samples >= moment if isinstance(moment, int) else share(config, progress) >= moment
+    return (share(config, progress) if isinstance(moment, Share) else progress.samples) >= moment
 
 
 def share(config: Config, progress: Progress) -> float:

@@ -113,6 +113,7 @@ def test_bad_photographs_are_named_before_anything_is_trained(
         ("method.discriminator.layers=5", "data.crop 32 is too small for method.discriminator.layers 5"),
         ("ray.workers=0", "greater than or equal to 1"),
         ("ray.workers=[4, 2]", "the fewest come first"),
+        ("schedule.stage2_from=0.5", "schedule.stage2_from: 0.5 is no moment of the run: write a number"),
         ("schedule.seconds=0", "schedule.seconds: Input should be greater than 0"),
         ("schedule.plateau_patience=0", "greater than or equal to 1"),
         ("data.rainy=[old]/rainy", "is not YAML after the '='"),
@@ -135,6 +136,7 @@ def test_a_wrong_setting_names_the_nearest(
     assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), setting) == 2
     errors = capsys.readouterr().err
     assert said in errors.replace("\n", " ")
+    assert "?." not in errors
     assert "Traceback" not in errors
 
 

@@ -72,7 +72,7 @@ def recipe(folder: Path, pool: str) -> Path:
             "workers": 0,
         },
     }
-    tree["schedule"] = {"samples": 200, "recycle_from": 0, "stage2_from": 0.5}
+    tree["schedule"] = {"samples": 200, "recycle_from": 0, "stage2_from": "50%"}
     tree["recycling"] |= {"pool": pool, "every": 2}
     tree["report"] = {"log_every": 2, "checkpoint_every": 10, "plan": False}
     path = folder / "mine.yaml"

@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel
 
 from trainer.batch import Batch
-from trainer.config import Config
+from trainer.config import Config, Share
 from trainer.data.folders import Image
 from trainer.methods.base import Method
 from trainer.methods.parallel import workers
@@ -99,7 +99,7 @@ def out_of_reach(config: Config, images: int, plan: Plan | None = None) -> str |
     if schedule.seconds is not None and plan is not None:
         total = min(total, plan.crops * schedule.seconds / plan.step_seconds)
     begin = schedule.recycle_from
-    samples = total - (begin if isinstance(begin, int) else begin * total)
+    samples = total - (begin * total if isinstance(begin, Share) else begin)
     # A worker makes one candidate every few steps, of its own batch: as many an image on any number of them.
     candidates = int(samples / (config.data.batch * config.recycling.every))
     needed = max(1, math.ceil(schedule.minimum_rewards * images))

@@ -145,10 +145,10 @@ def _newest(runs: Path) -> Path:
 
 
 def _config(folder: Path) -> tuple[Config | None, str | None]:
-    from trainer.config import Config
+    from trainer.config import read_config
 
     try:
-        return Config.model_validate(yaml.safe_load((folder / "config.yaml").read_text())), None
+        return read_config(folder), None
     except FileNotFoundError:
         return None, f"there is no run in {folder}: give a run's folder"
     except (OSError, yaml.YAMLError, ValidationError) as problem:

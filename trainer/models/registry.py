@@ -33,7 +33,7 @@ def resolve(settings: DerainerSettings) -> NAFNetSettings:
     if isinstance(settings, NAFNetSettings):
         return settings
     if settings not in PUBLISHED:
-        raise TrainerError(f"there is no derainer '{settings}': {nearest(settings, PUBLISHED)}.")
+        raise TrainerError(f"there is no derainer '{settings}': {nearest(settings, PUBLISHED)}")
     return PUBLISHED[settings]
 
 

@@ -52,7 +52,7 @@ def test_a_stage_2_that_cannot_begin_is_told(config: Config) -> None:
     assert (out_of_reach(config, images=21) or "").startswith(
         "Stage 2 will not begin: it waits until 11 images have a reward, and this run makes 10 candidates;"
     )
-    shared = _with(config, schedule={"recycle_from": 0.5})
+    shared = _with(config, schedule={"recycle_from": "50%"})
     assert "makes 6 candidates" in (out_of_reach(shared, images=100) or "")
     slow = Plan(
         workers=1, crops=2, steps=12, step_seconds=2.0, candidate_seconds=0.0, seconds=24.0, memory_bytes=1
