@@ -246,7 +246,7 @@ def cpu_seconds(pid: int) -> float:
 def service(pool: RewardPool) -> Iterator[tuple[str, int]]:
     """`rgsud pool serve` over the server of an embedded pool; its URL and process."""
     spec = pool.address.replace(f"&pool={pool.name}", "")
-    command = [sys.executable, "-c", SERVE, "serve", "--pool-spec", spec, "--port", "0", "--rate", "1000000"]
+    command = [sys.executable, "-c", SERVE, "serve", spec, "--port", "0", "--rate", "1000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout

@@ -27,8 +27,8 @@ Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
 @app.command()
 def serve(
-    pool_spec: Annotated[
-        str, typer.Option(help="Where the pools live: embedded:FOLDER or redis://HOST:PORT/DB?blobs=URL.")
+    pools: Annotated[
+        str, typer.Argument(help="Where the pools live: embedded:FOLDER or redis://HOST:PORT/DB?blobs=URL.")
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need a token.")] = (
         "127.0.0.1"
@@ -52,7 +52,7 @@ def serve(
 
     with _plain_warnings():
         run(
-            pool_spec,
+            pools,
             host=host,
             port=port,
             tokens=Tokens.load(token_file),

@@ -100,13 +100,13 @@ def test_export_and_import(filled: Any, rgsud: Any, tmp_path: Path, name: str) -
         (("stats", "somewhere"), "unknown pool 'somewhere'"),
         (("stats", "http://127.0.0.1:1/demo"), "does not answer"),
         (("stats", "redis://127.0.0.1:1/0?blobs=a"), "does not serve"),
-        (("serve", "--pool-spec", "somewhere", "--port", "0"), "unknown"),
-        (("serve", "--pool-spec", "embedded:x", "--host", "0.0.0.0"), "so a token is needed"),
+        (("serve", "somewhere", "--port", "0"), "unknown"),
+        (("serve", "embedded:x", "--host", "0.0.0.0"), "so a token is needed"),
         (
-            ("serve", "--pool-spec", "embedded:x", "--host", "192.0.2.1", "--token-file", "none"),
+            ("serve", "embedded:x", "--host", "192.0.2.1", "--token-file", "none"),
             "token file none",
         ),
-        (("serve",), "--pool-spec"),
+        (("serve",), "Missing argument 'pools'"),
         (("sweep", "http://127.0.0.1:1", "--grace", "-1"), "--grace"),
     ],
 )
@@ -127,7 +127,7 @@ class Served:
     """`rgsud pool serve` in a process of its own."""
 
     def __init__(self, folder: Path, *options: str, **environment: str) -> None:
-        spec = ("--pool-spec", f"embedded:{folder}", "--port", "0")
+        spec = (f"embedded:{folder}", "--port", "0")
         self.process = subprocess.Popen(
             [*RGSUD, "pool", "serve", *spec, *options],
             stderr=subprocess.PIPE,

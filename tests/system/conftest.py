@@ -41,7 +41,7 @@ class Service:
         """Starts it, and returns once it can be reached."""
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, "--pool-spec", self.spec, "--port", str(self.port)],
+                [sys.executable, "-c", SERVE, self.spec, "--port", str(self.port)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
