@@ -21,7 +21,8 @@ from rich.console import Console
 from torch import Tensor
 
 from trainer.config import read_config
-from trainer.launch.start import assemble, view_of
+from trainer.launch.assembly import assemble
+from trainer.launch.worker import view_of
 from trainer.methods.losses import Reduction, psnr_loss, reinforcement_loss, ssim_loss
 from trainer.methods.rgsud import RGSUD
 from trainer.state.checkpoints import Checkpoints

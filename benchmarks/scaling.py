@@ -53,7 +53,9 @@ from iqa_service.serving.schemas import ServiceSettings
 from pool_store.engine.pool import RewardPool
 from trainer.config import Config, load_config
 from trainer.data.demo import DemoData, write_demo_data
-from trainer.launch.start import assemble, run, work
+from trainer.launch.assembly import assemble
+from trainer.launch.start import run
+from trainer.launch.worker import work
 from trainer.restore.inference import derain_image
 from trainer.state.checkpoints import Checkpoints
 

@@ -37,14 +37,16 @@ from rgsud_core.files import writing
 from trainer.config import Config, Share, load_config
 from trainer.data.crops import PairedBatches, UnpairedBatches
 from trainer.data.folders import Image, ImageFolder, PairedFolder
-from trainer.launch.start import assemble, view_of
+from trainer.launch.assembly import assemble
+from trainer.launch.worker import view_of
 from trainer.methods.losses import psnr_loss, ssim_loss
 from trainer.models.registry import build_derainer
 from trainer.recycling.rewards import combine
 from trainer.restore.evaluation import evaluate_pairs, psnr_y
 from trainer.restore.inference import derain_image
-from trainer.state.checkpoints import Checkpoints, Progress
-from trainer.train import Job, finished, train
+from trainer.state.checkpoints import Checkpoints
+from trainer.state.schedule import Progress, finished
+from trainer.train import Job, train
 
 SHARED = Share(0.4)
 """Part of the time that the runs of a seed have in common."""
@@ -317,7 +319,7 @@ def unpaired(config: Config, name: str, training: PairedFolder, until: float, st
             )
 
         job.reporter.evaluate = evaluate  # type: ignore[method-assign]
-        if not (finished(config, progress) or job.stopping()):
+        if not (finished(config.schedule, progress) or job.stopping()):
             train(job)
         if until == 1 and progress.steps % config.report.evaluate_every:
             evaluate(method.averaged, progress)

@@ -12,7 +12,7 @@ from torch import Tensor
 from iqa_service.scorers.base import Candidate
 from pool_store.schemas import Lineage
 from trainer.batch import Batch
-from trainer.config import Config, Moment, Share
+from trainer.config import Config
 from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder
 from trainer.errors import TrainerError
@@ -23,8 +23,9 @@ from trainer.recycling.recycler import Recycler
 from trainer.recycling.rewards import RewardReader
 from trainer.reporting.reporter import Reporter, SilentReporter
 from trainer.restore.inference import derain_image
-from trainer.state.checkpoints import Checkpoints, Progress, TrainingState
+from trainer.state.checkpoints import Checkpoints, TrainingState
 from trainer.state.mirror import Copies
+from trainer.state.schedule import Progress, finished, recycles, stage2_due
 
 
 @dataclass
@@ -68,7 +69,7 @@ def train(job: Job) -> None:
 
         progress.steps += 1
         progress.samples += len(batch) * workers()
-        if recycles(config, progress):
+        if recycles(config.schedule, progress) and progress.steps % config.recycling.every == 0:
             recycle(job)
         progress.seconds += job.clock() - started
 
@@ -91,21 +92,13 @@ def goes_on(job: Job) -> bool:
     config, progress = job.config, job.state.progress
     ends, begins2 = False, False
     if rank() == 0:
-        ends = finished(config, progress) or job.stopping()
+        ends = finished(config.schedule, progress) or job.stopping()
         begins2 = not ends and progress.stage == 1 and stage1_ends(job)
     ends, begins2 = map(bool, as_worker_0(ends, begins2))
     if begins2:
         progress.stage = 2
         job.reporter.notice("Stage 2 begins: rewards stand in for the ground truth.", progress)
     return not ends
-
-
-def recycles(config: Config, progress: Progress) -> bool:
-    """Whether this step makes a candidate."""
-    begins, ends = config.schedule.recycle_from, config.schedule.recycle_until
-    if not reached(config, progress, begins) or (ends is not None and reached(config, progress, ends)):
-        return False
-    return progress.steps % config.recycling.every == 0
 
 
 def recycle(job: Job) -> None:
@@ -129,36 +122,12 @@ def recycle(job: Job) -> None:
 
 
 def stage1_ends(job: Job) -> bool:
-    """Whether enough images have rewards and the moment for stage 2 has come."""
-    config, progress, schedule = job.config, job.state.progress, job.config.schedule
-    when = schedule.stage2_from
-    if when == "never":
-        return False
-    if when == "plateau":
-        patience, readings = schedule.plateau_patience, progress.readings
-        # Read once an evaluation; a rise of less than 0.02 in log-odds is none.
-        if len(readings) <= patience or max(readings[-patience:]) > max(readings[:-patience]) + 0.02:
-            return False
-    elif not reached(config, progress, when):
+    """Whether the moment for stage 2 has come and enough images have rewards."""
+    schedule = job.config.schedule
+    if not stage2_due(schedule, job.state.progress):
         return False
     pool = job.pool.stats()
     return pool is not None and pool.entries >= max(1, schedule.minimum_rewards * len(job.rainy))
-
-
-def reached(config: Config, progress: Progress, moment: Moment) -> bool:
-    """Whether a moment, in samples or as a share of the run, has come."""
-    return (share(config, progress) if isinstance(moment, Share) else progress.samples) >= moment
-
-
-def share(config: Config, progress: Progress) -> float:
-    """How much of the run is over, by samples or by time, whichever is ahead."""
-    by_time = progress.seconds / config.schedule.seconds if config.schedule.seconds else 0.0
-    return max(progress.samples / config.schedule.samples, by_time)
-
-
-def finished(config: Config, progress: Progress) -> bool:
-    """Whether the schedule is over."""
-    return share(config, progress) >= 1
 
 
 def save(job: Job) -> None:

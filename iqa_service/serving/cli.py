@@ -6,9 +6,7 @@ import contextlib
 import ipaddress
 import logging
 import os
-import signal
 import socket
-import threading
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -19,6 +17,7 @@ from rich.console import Console
 from iqa_service.errors import ScorerError
 from iqa_service.registry import parse_spec
 from iqa_service.serving.schemas import TOKEN_VARIABLE, ServiceSettings
+from rgsud_core.signals import until_interrupted
 
 app = typer.Typer(no_args_is_help=True, help="The scorer as a service.")
 console = Console(stderr=True)
@@ -60,7 +59,7 @@ def serve(
         )
     except ValidationError as problem:
         raise ScorerError(problem.errors()[0]["msg"]) from None
-    with _until_interrupted() as interrupted, _own_ray(max(cores, replicas)):
+    with until_interrupted() as interrupted, _own_ray(max(cores, replicas)):
         _deploy(settings, name, host, port)
         console.print(
             f"The scorer {scorer}: http://{host}:{port}, and serve:{name} (Ctrl-C ends it)", soft_wrap=True
@@ -115,26 +114,3 @@ def _own_ray(cores: int) -> Iterator[None]:
     finally:
         serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
-
-
-@contextlib.contextmanager
-def _until_interrupted() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM end the service in order; a second one ends it at once."""
-    asked = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def ask(number: int, frame: object) -> None:
-        asked.set()
-        restore()
-
-    for number in numbers:
-        signal.signal(number, ask)
-    try:
-        yield asked
-    finally:
-        restore()

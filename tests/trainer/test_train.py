@@ -250,7 +250,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path: Path) -> 
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode != 0
-    assert "TrainerError" in ended.stderr
+    assert "FileError" in ended.stderr
     assert "step-000000002.pt cannot be written (File too large): free space" in ended.stderr
     assert list(tmp_path.iterdir()) == [before]
 

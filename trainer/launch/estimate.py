@@ -18,7 +18,7 @@ from trainer.data.folders import Image
 from trainer.methods.base import Method
 from trainer.methods.parallel import workers
 from trainer.restore.inference import derain_image
-from trainer.state.checkpoints import Progress
+from trainer.state.schedule import Progress, seconds_left
 
 _MEASURED = 2
 """Steps, after one that is not."""
@@ -75,16 +75,13 @@ def make_plan(config: Config, method: Method, progress: Progress, rainy: Image) 
         )
     each = config.data.batch * workers()
     steps = max(0, -(-(config.schedule.samples - progress.samples) // each))
-    seconds = steps * (step + candidate / config.recycling.every)
-    if config.schedule.seconds is not None:
-        seconds = min(seconds, max(0.0, config.schedule.seconds - progress.seconds))
     return Plan(
         workers=workers(),
         crops=each,
         steps=steps,
         step_seconds=step,
         candidate_seconds=candidate,
-        seconds=seconds,
+        seconds=seconds_left(config.schedule, progress, each / (step + candidate / config.recycling.every)),
         memory_bytes=_memory(method.device),
     )
 

@@ -28,9 +28,10 @@ from iqa_service.serving.schemas import ServiceSettings
 from pool_store.client import open_pool
 from rgsud_core.errors import FileError, last_line
 from rgsud_core.files import unwritable
+from rgsud_core.signals import until_interrupted
 from trainer.config import Config
 from trainer.errors import TrainerError
-from trainer.launch.start import Summary, until_interrupted, view_of, work
+from trainer.launch.worker import Summary, view_of, work
 from trainer.reporting.sinks import RayMetricsView, following
 from trainer.state.checkpoints import Checkpoints
 

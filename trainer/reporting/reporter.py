@@ -23,7 +23,7 @@ from trainer.recycling.recycler import Recycled, Recycler
 from trainer.reporting.sinks import View
 from trainer.restore.evaluation import Evaluation, Panel, contact_sheet, evaluate_pairs
 from trainer.restore.inference import derain_image
-from trainer.state.checkpoints import Progress
+from trainer.state.schedule import Progress
 
 
 class MayAil(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,7 @@ from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.methods.base import Method
 from trainer.models.registry import resolve
-
-
-@dataclass
-class Progress:
-    """How far the run is."""
-
-    steps: int = 0
-    samples: int = 0
-    stage: int = 1
-    seconds: float = 0.0
-    """Training time: recycling counted, evaluation not."""
-    readings: list[float] = field(default_factory=list)
-    """Mean log-odds of the pool at each evaluation of stage 1."""
+from trainer.state.schedule import Progress
 
 
 @dataclass

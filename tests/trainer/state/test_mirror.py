@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pool_store.errors import PoolUnavailable
+from rgsud_core.errors import StorageError
 from rgsud_core.objects import DiskStorage, Storage, open_storage
 from trainer.config import Config
 from trainer.errors import TrainerError
@@ -146,7 +146,7 @@ def test_a_copy_that_fails_is_told_and_made_up_for(
     copies = Copies(config)
 
     def refuse(self: DiskStorage, key: str, data: bytes) -> None:
-        raise PoolUnavailable("the store is away")
+        raise StorageError("the store is away")
 
     with monkeypatch.context() as away:
         away.setattr(DiskStorage, "replace", refuse)

