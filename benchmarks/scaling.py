@@ -49,7 +49,7 @@ from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate
 from iqa_service.scorers.consistency import ConsistentBackend
 from iqa_service.serving.ray_app import deploy_scorer
-from iqa_service.serving.schemas import ServiceSettings
+from iqa_service.serving.settings import ServiceSettings
 from pool_store.engine.pool import RewardPool
 from trainer.config import Config, load_config
 from trainer.data.demo import DemoData, write_demo_data

@@ -44,8 +44,7 @@ from what_teaches import domain
 from iqa_service.errors import ScorerError
 from iqa_service.heatmap import tile_scores
 from iqa_service.registry import open_scorer
-from iqa_service.scorers.backends import ScoreBackend
-from iqa_service.scorers.base import Candidate
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from rgsud_core.files import writing
 from trainer.data.folders import Image, ImageFolder, PairedFolder
 from trainer.recycling.rewards import combine
@@ -62,7 +61,7 @@ SCORERS = {
     "daclip-lite, P('rainy') alone": "local:daclip-lite?words=rainy",
     "daclip-lite, rain-like words": "local:daclip-lite?words=rain-like",
     "NIQE": "local:niqe?weights={baselines}/niqe_pris_params.npz",
-    "CNNIQA": "local:cnniqa-live?weights={baselines}/CNNIQA-LIVE.pth",
+    "CNNIQA": "cnniqa:CnniqaBackend?weights={baselines}/CNNIQA-LIVE.pth",
     "random": "local:random",
     "latest": "local:latest",
     "consensus": "",

@@ -48,10 +48,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from iqa_service.registry import open_scorer
-from iqa_service.scorers.backends import Candidate, ScoreBackend
-from iqa_service.scorers.base import LITE_WEIGHTS, DaclipScorer
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.daclip import DaCLIP, Rule, load_daclip, load_rule, save_daclip
-from iqa_service.serving.schemas import ServiceSettings
+from iqa_service.scorers.daclip_iqa import LITE_WEIGHTS, DaclipScorer
+from iqa_service.serving.settings import ServiceSettings
 
 PRECISIONS = ("float32", "bfloat16")
 SERVED = "bfloat16"
@@ -138,7 +138,7 @@ def in_process(name: str, weights: Path, device: str, effort: Effort) -> dict[st
         f"{name}_gflop_per_image": flops / 1e9,
         f"{name}_naive_images_per_s": naive_rate(model, rule, device, effort.seconds),
     }
-    views = np.stack([candidate.image for candidate in images(max(effort.batches), size)])[:, None]
+    views = np.stack([candidate.image for candidate in images(max(effort.batches), size)])
     for precision in PRECISIONS:
         scorer = DaclipScorer(model.to(device), rule, "centre", name, precision=precision)
         matrix: list[float] = []
@@ -146,7 +146,7 @@ def in_process(name: str, weights: Path, device: str, effort: Effort) -> dict[st
         for _ in range(effort.rounds):
             matrix.append(matrix_rate(precision, device, effort.seconds / 3))
             for batch, rates in found.items():
-                rates.append(rate(lambda: scorer.score(views[:batch]), batch, effort.seconds))  # noqa: B023
+                rates.append(rate(lambda: scorer.score_views(views[:batch]), batch, effort.seconds))  # noqa: B023
         figures[f"{name}_{precision}_matrix_gflop_per_s"] = statistics.median(matrix) / 1e9
         for batch, rates in found.items():
             key = f"{name}_{precision}_batch{batch}"
@@ -181,7 +181,8 @@ def service(name: str, spec: str, device: str, threads: int, effort: Effort) -> 
     local = open_scorer(settings.spec)
     with serving() as url:
         by_handle = deploy_scorer(settings)
-        reference = images(64, local.scorer.geometry.size)  # type: ignore[attr-defined]
+        assert local.views is not None
+        reference = images(64, local.views.size)
 
         def alone() -> float:
             return rate(lambda: local.score(reference), len(reference), effort.seconds)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from iqa_service.scorers.backends import Candidate, ScoreBackend
+    from iqa_service.scorers.base import Candidate, ScoreBackend
 
     _Named = tuple[str, Candidate]
     """What a candidate is called on the screen, and it."""
@@ -171,7 +171,7 @@ def _find(sources: list[Path], problems: list[str]) -> dict[str, _Found]:
 
 
 def _load(found: dict[str, _Found], rainy: Path | None, problems: list[str]) -> Iterator[_Named]:
-    from iqa_service.scorers.backends import Candidate
+    from iqa_service.scorers.base import Candidate
     from rgsud_core.images import images_below, read_photograph
 
     beside: dict[str, Path] = {}

@@ -1,4 +1,4 @@
-"""A picture of where an image looks rained on: the scores of its tiles, drawn over it."""
+"""Heatmaps: the scores of an image's tiles, drawn over it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from iqa_service.scorers.backends import Candidate, LocalBackend, ScoreBackend
-from iqa_service.scorers.consistency import ConsistentBackend
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.views import Image
 
 _EDGE = 128
-"""Of the tiles of scorers that state none, pixels."""
+"""Edge of a tile for scorers that look at whole images, pixels."""
 _ACROSS = 24
-"""Tiles along the longer side at most, neighbours included that overlap by half."""
+"""Largest number of tiles along the longer side; neighbours overlap by half."""
 
 
 def tile_scores(backend: ScoreBackend, candidate: Candidate) -> NDArray[np.float32]:
@@ -31,8 +30,7 @@ def tile_scores(backend: ScoreBackend, candidate: Candidate) -> NDArray[np.float
         ScorerError: the scorer fails on a tile.
     """
     height, width = candidate.image.shape[:2]
-    inner = backend.backend if isinstance(backend, ConsistentBackend) else backend
-    edge = inner.scorer.geometry.size if isinstance(inner, LocalBackend) else _EDGE
+    edge = _EDGE if backend.views is None else backend.views.size
     edge = min(max(edge, math.ceil(2 * max(height, width) / _ACROSS)), height, width)
     boxes = [
         (slice(top, top + edge), slice(left, left + edge))

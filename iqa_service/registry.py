@@ -1,17 +1,19 @@
-"""The registry of scorers: one string names any of them.
+"""The registry of scorers: one address names any of them.
 
-    local:daclip-lite                               by its name, in this process; daclip-lite means the same
+    local:daclip-lite                               by name, in this process; daclip-lite means the same
     local:daclip?views=tiles&precision=bfloat16     with options
     local:musiq                                     any metric of pyiqa (``pip install 'rgsud[metrics]'``)
+    mypackage.myfile:MyScorer?model=w.st            anybody's class by import path, also after local:
     local:ensemble?of=daclip-lite(views=centre),niqe&reference=FILE
                                                     a value may hold scorers, their options in brackets
     serve:iqa, http://HOST:8000                     a scorer that runs elsewhere
 
-A new scorer is one file in this package and one line in ``_LOCAL``: NAME -> "module:opener". The opener is a
-function (or class) that returns a :class:`~iqa_service.scorers.backends.ScoreBackend`. Its parameters are
-the options that the string may give: one without a default is required, and its annotation (``int``,
-``Literal[...]``, ``Annotated[float, Field(ge=0)]``, ...) says what is valid, so that an opener reads no text.
-The module is imported when its scorer is first asked for, never before.
+A scorer is a class (or a function that returns one) that keeps to
+:class:`~iqa_service.scorers.base.ScoreBackend`. The parameters of its ``__init__`` are the options that the
+address may give: one without a default is required, and its annotation (``int``, ``Literal[...]``,
+``Annotated[float, Field(ge=0)]``, ...) decides what is valid, so that a scorer parses no text. An option
+whose annotation has a ``Path`` in it is a path, see :func:`absolute`. One file holds all of it; a line in
+``_LOCAL`` gives it a short name. Modules are imported when their scorer is opened.
 
 A scorer that runs elsewhere has a line in ``_SCHEMES``; its opener is given what follows the colon (for
 http and https, the whole address) as its first argument, positional-only.
@@ -21,51 +23,53 @@ Every scorer has the option ``consistency``, see :class:`~iqa_service.scorers.co
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import unquote
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+from urllib.parse import quote, unquote
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from iqa_service.errors import ScorerError
-from rgsud_core.errors import nearest
+from rgsud_core.errors import PluginError, RgsudError, first_line, nearest
+from rgsud_core.plugins import load
 
 if TYPE_CHECKING:
-    from iqa_service.scorers.backends import ScoreBackend
+    from iqa_service.scorers.base import ScoreBackend
 
 _LOCAL = {
-    "daclip-lite": "iqa_service.scorers.backends:open_lite",
-    "daclip": "iqa_service.scorers.backends:open_released",
-    "daclip-mix": "iqa_service.scorers.backends:open_mix",
-    "cnniqa-live": "iqa_service.scorers.cnniqa:CnniqaBackend",
+    "daclip-lite": "iqa_service.scorers.daclip_iqa:open_lite",
+    "daclip": "iqa_service.scorers.daclip_iqa:open_released",
+    "daclip-mix": "iqa_service.scorers.daclip_iqa:open_mix",
     "ensemble": "iqa_service.scorers.ensemble:EnsembleBackend",
     "oracle": "iqa_service.scorers.baselines:OracleBackend",
     "latest": "iqa_service.scorers.baselines:LatestBackend",
     "random": "iqa_service.scorers.baselines:RandomBackend",
 }
 _SCHEMES = {
-    "serve": "iqa_service.serving.client:open_handle",
-    "http": "iqa_service.serving.client:open_http",
-    "https": "iqa_service.serving.client:open_http",
+    "serve": "iqa_service.serving.ray_client:open_handle",
+    "http": "iqa_service.serving.http_client:open_http",
+    "https": "iqa_service.serving.http_client:open_http",
 }
 _ANY_METRIC = "iqa_service.scorers.pyiqa_metrics:open_metric"
-"""Opens what ``local:`` knows by no name of its own; like the schemes', it is given the name."""
+"""Opens every other name after ``local:``; like the schemes' openers, it is given the name."""
+_MEMBERS = ("name", "fingerprint", "views", "score", "score_views", "close")
+"""What every scorer must have."""
 
 
 def open_scorer(spec: str) -> ScoreBackend:
-    """The backend that a string names; see this module for how to write one.
+    """The scorer that an address names; see this module for the addresses.
 
     Raises:
-        ScorerError: the string names no backend (the nearest known one is given), has an unknown, missing or
-            malformed option, or the backend cannot be opened.
+        ScorerError: the address names no scorer (the nearest known one is given), has an unknown, missing or
+            malformed option, or the scorer cannot be opened.
     """
     name, options = parse_spec(spec)
     penalty = {key: options.pop(key) for key in ("consistency",) if key in options}
     opener = _find_opener(name)
-    backend: ScoreBackend = opener(**_checked(opener, name, options, "consistency"))
+    backend = _open(opener, name, _checked(opener, name, options, "consistency"))
     if penalty:
         from iqa_service.scorers.consistency import ConsistentBackend
 
@@ -77,7 +81,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
     """The name and the options, each as text, of NAME?OPTION=VALUE&OPTION=VALUE.
 
     Brackets hold text together: an ``&`` within them separates nothing. %XX stands for any character, as in
-    addresses.
+    URLs.
 
     Raises:
         ScorerError: an option is given twice or without a value, or a bracket has no counterpart.
@@ -94,7 +98,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def split_outside_brackets(text: str, separator: str) -> list[str]:
-    """The parts of a text between the separators that stand in no round brackets.
+    """The parts of a text between the separators that are not in round brackets.
 
     Raises:
         ScorerError: a bracket has no counterpart.
@@ -114,62 +118,130 @@ def split_outside_brackets(text: str, separator: str) -> list[str]:
 
 
 def has_place(spec: str) -> bool:
-    """Whether a scorer's string says where it runs; where it does not, that is this process."""
-    return ":" in spec.partition("?")[0]
+    """Whether an address says where the scorer runs (``local:``, ``serve:``, ``http:``); default: here."""
+    scheme, colon, _ = spec.partition("?")[0].partition(":")
+    return bool(colon) and scheme in ("local", *_SCHEMES)
+
+
+def by_import_path(spec: str) -> bool:
+    """Whether an address is that of a class of somebody else's: ``package.module:Class``."""
+    return ":" in spec.partition("?")[0].removeprefix("local:") and (
+        not has_place(spec) or spec.startswith("local:")
+    )
+
+
+def absolute(spec: str) -> str:
+    """The address with its paths made absolute, for a process with another working directory.
+
+    Paths are the options whose annotation has a ``Path`` in it; a value with ``://`` is none.
+
+    Raises:
+        ScorerError: the address names no scorer.
+    """
+    name, _, query = spec.partition("?")
+    parts = []
+    for part in split_outside_brackets(query, "&") if query else []:
+        key, _, value = part.partition("=")
+        parameter = _parameters(_find_opener(name), name).get(key)
+        if parameter is not None and _mentions_path(parameter.annotation) and "://" not in value:
+            part = f"{key}={quote(str(Path(unquote(value)).expanduser().resolve()))}"
+        parts.append(part)
+    return "?".join((name, "&".join(parts))) if parts else name
 
 
 def known_scorers() -> list[str]:
-    """The names of all scorers that this package holds itself."""
+    """The addresses of all scorers that this package holds itself."""
     return [f"local:{name}" for name in _LOCAL]
 
 
 def _find_opener(name: str) -> Callable[..., Any]:
     scheme, target = name.split(":", 1) if has_place(name) else ("local", name)
     if scheme in _SCHEMES:
-        return partial(_load(_SCHEMES[scheme]), name if scheme.startswith("http") else target)
-    if scheme == "local" and target in _LOCAL:
-        return _load(_LOCAL[target])
-    if scheme == "local" and target:
-        return partial(_load(_ANY_METRIC), target)
+        opener: Callable[..., Any] = load(_SCHEMES[scheme])
+        return partial(opener, name if scheme.startswith("http") else target)
+    if target in _LOCAL:
+        found: Callable[..., Any] = load(_LOCAL[target])
+        return found
+    if by_import_path(name):
+        try:
+            opener = load(target)
+        except PluginError as problem:
+            hint = nearest(name, [*known_scorers(), *(f"{known}:" for known in _SCHEMES)])
+            also = f"; {hint}" if hint.startswith("did you mean") else ""
+            raise ScorerError(f"unknown scorer: {problem}{also}") from problem
+        if not callable(opener):
+            raise ScorerError(f"'{name}' is no scorer but a {type(opener).__name__}: name a class")
+        return opener
+    if target:
+        return partial(load(_ANY_METRIC), target)
     raise ScorerError(f"unknown scorer '{name}': {nearest(name, known_scorers())}")
 
 
-def _load(place: str) -> Callable[..., Any]:
-    module, _, attribute = place.partition(":")
-    opener: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    return opener
+def _open(opener: Callable[..., Any], name: str, options: Mapping[str, Any]) -> ScoreBackend:
+    try:
+        backend: ScoreBackend = opener(**options)
+    except RgsudError:
+        raise
+    except Exception as problem:
+        if not by_import_path(name):
+            raise  # a fault of ours
+        raise ScorerError(
+            f"'{name}' cannot be opened: {type(problem).__name__} ({first_line(problem)})"
+        ) from problem
+    if missing := [member for member in _MEMBERS if not hasattr(backend, member)]:
+        raise ScorerError(
+            f"'{name}' is no scorer, it lacks {', '.join(missing)}: make it a subclass of "
+            "iqa_service.scorers.base.ScoreBackend and set name and fingerprint"
+        )
+    return backend
 
 
 def _consistency(consistency: Annotated[float, Field(ge=0, allow_inf_nan=False)]) -> None:
-    """How the option that every scorer has is validated."""
+    """Declares the option that every scorer has."""
+
+
+def _parameters(opener: Callable[..., Any], name: str) -> dict[str, inspect.Parameter]:
+    try:
+        parameters = inspect.signature(opener, eval_str=True).parameters
+    except (NameError, TypeError, ValueError) as problem:
+        raise ScorerError(
+            f"the options of '{name}' cannot be read ({first_line(problem)}): import what their annotations "
+            "need when the program runs"
+        ) from problem
+    only = inspect.Parameter.POSITIONAL_ONLY
+    return {key: parameter for key, parameter in parameters.items() if parameter.kind is not only}
+
+
+def _mentions_path(annotation: Any) -> bool:
+    if isinstance(annotation, type):
+        return issubclass(annotation, Path)
+    return any(_mentions_path(part) for part in get_args(annotation))
 
 
 def _checked(opener: Callable[..., Any], name: str, options: Mapping[str, str], *also: str) -> dict[str, Any]:
-    """The options as the opener's annotations have them; ``also`` names more that may be meant by a typo."""
-    parameters = {
-        key: parameter
-        for key, parameter in inspect.signature(opener, eval_str=True).parameters.items()
-        if parameter.kind is not inspect.Parameter.POSITIONAL_ONLY
-    }
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return dict(options)  # the opener knows itself what it takes, see open_metric
-    for option in options:
-        if option not in parameters:
-            raise ScorerError(
-                f"unknown option '{option}' of '{name}': {nearest(option, [*parameters, *also])}"
-            )
+    """The options as the opener's annotations have them; ``also`` names more that a typo may mean."""
+    parameters = _parameters(opener, name)
+    rest = {key for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.VAR_KEYWORD}
+    named = {key: parameter for key, parameter in parameters.items() if key not in rest}
+    # Options that the opener takes as **options go to it as text, see open_metric.
+    others = {key: value for key, value in options.items() if rest and key not in named}
+    given = {key: value for key, value in options.items() if key not in others}
+    for option in given:
+        if option not in named:
+            raise ScorerError(f"unknown option '{option}' of '{name}': {nearest(option, [*named, *also])}")
     fields: dict[str, Any] = {}
-    for option, parameter in parameters.items():
+    for option, parameter in named.items():
         required = parameter.default is inspect.Parameter.empty
-        if required and option not in options:
+        if required and option not in given:
             raise ScorerError(f"'{name}' needs the option '{option}': write {name}?{option}=...")
-        fields[option] = (parameter.annotation, ... if required else parameter.default)
+        annotation = str if parameter.annotation is inspect.Parameter.empty else parameter.annotation
+        fields[option] = (annotation, ... if required else parameter.default)
     try:
-        valid = create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)(**options)
+        valid = create_model("Options", __config__=ConfigDict(extra="forbid"), **fields)(**given)
     except ValidationError as error:
         first = error.errors()[0]
         problem = first["msg"][0].lower() + first["msg"][1:]
         raise ScorerError(
-            f"option '{first['loc'][0]}' of '{name}' is '{options[str(first['loc'][0])]}': {problem}"
+            f"option '{first['loc'][0]}' of '{name}' is '{given[str(first['loc'][0])]}': {problem}"
         ) from error
-    return {option: getattr(valid, option) for option in options}
+    return {**{option: getattr(valid, option) for option in given}, **others}

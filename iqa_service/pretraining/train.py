@@ -24,8 +24,9 @@ from iqa_service.errors import ScorerError
 from iqa_service.pretraining.artefacts import imitate, psnr
 from iqa_service.pretraining.degradations import DEGRADATIONS, as_taken
 from iqa_service.pretraining.practice_derainers import Sparring
-from iqa_service.scorers.base import Scorer, log_odds
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.daclip import WORDS, DaCLIP, Rule, save_daclip
+from iqa_service.scorers.daclip_iqa import log_odds
 from iqa_service.scorers.views import Image
 from rgsud_core.degradation.rendered import add_rain, random_look
 from rgsud_core.images import SUFFIXES, read_photograph
@@ -219,13 +220,13 @@ def pretrain(settings: PretrainSettings, progress: Progress | None = None) -> Pa
 
 
 def ordering(
-    scorer: Scorer, photographs: list[Path], *, seed: int = 0, candidates: int = 12
+    scorer: ScoreBackend, photographs: list[Path], *, seed: int = 0, candidates: int = 12
 ) -> dict[str, float]:
-    """How a scorer orders imitated derained versions of photographs, each shrunk to 480 pixels at most.
+    """How well a scorer orders imitated derained versions of photographs, each shrunk to 480 pixels at most.
 
     Returns:
-        ``spearman``: mean within a photograph, with the true PSNR; ``regret_db``: by how much PSNR the
-        candidate of the highest score is below the best one, in the mean.
+        ``spearman``: mean over the photographs of the rank correlation with the true PSNR; ``regret_db``:
+        mean PSNR deficit of the top-scored candidate relative to the best one.
     """
     correlations, regrets = [], []
     for number, path in enumerate(photographs):
@@ -236,7 +237,7 @@ def ordering(
         wet = add_rain(clean, random_look(rng), rng)
         versions = [imitate(clean, wet, rng) for _ in range(candidates)]
         quality = [psnr(version, clean) for version in versions]
-        scores = scorer.score(np.stack([scorer.views(version) for version in versions]))
+        scores = scorer.score([Candidate(path.stem, version) for version in versions])
         correlations.append(float(stats.spearmanr(scores, quality).statistic))
         regrets.append(max(quality) - quality[int(scores.argmax())])
     return {"spearman": float(np.mean(correlations)), "regret_db": float(np.mean(regrets))}

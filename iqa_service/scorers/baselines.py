@@ -1,4 +1,4 @@
-"""Controls: scorers that know the truth, or nothing, to tell what a real scorer contributes."""
+"""Baselines: scorers that know the truth, or nothing, to measure what a real scorer contributes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from iqa_service.errors import ScorerError
-from iqa_service.scorers.base import Candidate
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.views import LUMA, Image, check_image
 from rgsud_core.images import images_below, read_photograph
 
@@ -24,7 +24,7 @@ def psnr_y(image: Image, truth: Image) -> float:
     return float(10 * np.log10(255**2 / max(error, 255**2 / 1e10)))
 
 
-class OracleBackend:
+class OracleBackend(ScoreBackend):
     """Scores by the true PSNR-Y less 30 dB: a perfect scorer, for evaluation only.
 
     Args:
@@ -33,14 +33,13 @@ class OracleBackend:
 
     name = "oracle"
 
-    def __init__(self, truth: str) -> None:
-        root = Path(truth)
-        if not root.is_dir():
+    def __init__(self, truth: Path) -> None:
+        if not truth.is_dir():
             raise ScorerError(f"no folder '{truth}' with the truth: give one of clean images")
-        self._files = images_below(root)
+        self._files = images_below(truth)
         content = "\n".join(f"{id} {path.stat().st_size}" for id, path in self._files.items())
         self.fingerprint = "oracle-" + hashlib.sha256(content.encode()).hexdigest()[:16]
-        self._root = root
+        self._truth = truth
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """PSNR-Y - 30 dB of each candidate, float32 N.
@@ -54,7 +53,7 @@ class OracleBackend:
         check_image(candidate.image, f"candidate '{candidate.id}'")
         if candidate.id not in self._files:
             raise ScorerError(
-                f"no truth for '{candidate.id}' in '{self._root}': give the folder of its scenes"
+                f"no truth for '{candidate.id}' in '{self._truth}': give the folder of its scenes"
             )
         truth = read_photograph(self._files[candidate.id])
         if truth.shape != candidate.image.shape:
@@ -64,11 +63,8 @@ class OracleBackend:
             )
         return psnr_y(candidate.image, truth) - 30
 
-    def close(self) -> None:
-        """Nothing to let go of."""
 
-
-class LatestBackend:
+class LatestBackend(ScoreBackend):
     """Scores each candidate above all before it: a pool that always takes the newest.
 
     Args:
@@ -88,11 +84,8 @@ class LatestBackend:
             first, self._next = self._next, self._next + len(candidates)
         return np.arange(first, first + len(candidates), dtype=np.float32)
 
-    def close(self) -> None:
-        """Nothing to let go of."""
 
-
-class RandomBackend:
+class RandomBackend(ScoreBackend):
     """Normally distributed scores decided by seed, id and pixels: the same image, the same score.
 
     Args:
@@ -112,6 +105,3 @@ class RandomBackend:
     def _score(self, candidate: Candidate) -> float:
         digest = hashlib.sha256(candidate.id.encode() + np.ascontiguousarray(candidate.image).tobytes())
         return np.random.default_rng([self._seed, *digest.digest()]).normal()
-
-    def close(self) -> None:
-        """Nothing to let go of."""

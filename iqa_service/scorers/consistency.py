@@ -1,8 +1,8 @@
 """Consistency with the rainy image: rain adds light to some of the pixels and changes nothing else.
 
-A scorer that sees a derained image alone can tell neither a cast or a drift of brightness from the
-photograph's own light, nor rain that was left from the photograph's own texture. Beside the rainy image all
-are plain: a good derained image has taken light, added none, and shifted no colour.
+A scorer that sees a derained image alone cannot tell a cast or a drift of brightness from the photograph's
+own light, nor rain that was left from the photograph's own texture. The rainy image shows all of them: a good
+derained image has less light, nowhere more, and the same colours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iqa_service.errors import ScorerError
-from iqa_service.scorers.backends import Candidate, ScoreBackend
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.views import LUMA, Image, check_image
 
 TAKEN, ADDED, SHIFTED = 0.25, 0.7, 0.1
@@ -24,10 +24,10 @@ photographs; the order hardly changes while the first two keep their ratio (benc
 def consistency(image: Image, rainy: Image) -> float:
     """How much rainy - image looks like rain: log-odds, 0 where nothing was changed, higher is better.
 
-    For light that was taken, the root mean square in luma of what is positive; less, for light that was
-    added, that of what is negative; less, for a shift of colour, the absolute median of each channel (rain
-    covers less than half of the pixels), mean over channels. To compare versions of one image: another one
-    has other rain to take.
+    The weighted sum of three terms of rainy - image: + the root mean square of its positive luma (light that
+    was taken), - the root mean square of its negative values (light that was added), - the absolute median of
+    each channel, mean over channels (a shift of colour; rain covers less than half of the pixels). Compares
+    versions of one image only: another image has other rain to take.
 
     Args:
         image: derained, uint8 H,W,3.
@@ -49,20 +49,20 @@ def consistency(image: Image, rainy: Image) -> float:
     return float(TAKEN * taken - ADDED * added - SHIFTED * shifted)
 
 
-class ConsistentBackend:
-    """Any backend, held to the rainy image beside each candidate.
+class ConsistentBackend(ScoreBackend):
+    """Another scorer, with the consistency between each candidate and its rainy image added.
 
     Args:
         backend: gives the log-odds, from the derained image alone or not.
-        consistency: how much of :func:`consistency` is added to the log-odds; 0 adds nothing, and then no
-            rainy image is needed.
+        consistency: weight of :func:`consistency` in the log-odds; with 0 no rainy image is needed.
     """
 
     def __init__(self, backend: ScoreBackend, consistency: float) -> None:
-        self.name = backend.name
+        self.name, self.views = backend.name, backend.views
+        self.words, self.degraded = backend.words, backend.degraded
         self.fingerprint = backend.fingerprint + (f"-consistent-{consistency:g}" if consistency else "")
-        self.backend = backend
         self.consistency = consistency
+        self._backend = backend
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """See :meth:`ScoreBackend.score`.
@@ -70,10 +70,14 @@ class ConsistentBackend:
         Raises:
             ScorerError: also where a candidate lacks its rainy image.
         """
-        evidence = np.array([self._evidence(candidate) for candidate in candidates], np.float32)
-        return self.backend.score(candidates) + evidence
+        added = np.array([self._consistency(candidate) for candidate in candidates], np.float32)
+        return self._backend.score(candidates) + added
 
-    def _evidence(self, candidate: Candidate) -> float:
+    def score_views(self, views: Image) -> NDArray[np.float32]:
+        """See :meth:`ScoreBackend.score_views`."""
+        return self._backend.score_views(views)
+
+    def _consistency(self, candidate: Candidate) -> float:
         if not self.consistency:
             return 0.0
         check_image(candidate.image, f"candidate '{candidate.id}'")
@@ -85,5 +89,5 @@ class ConsistentBackend:
         return self.consistency * consistency(candidate.image, candidate.rainy)
 
     def close(self) -> None:
-        """Close the backend."""
-        self.backend.close()
+        """Close the other scorer."""
+        self._backend.close()

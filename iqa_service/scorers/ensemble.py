@@ -19,7 +19,7 @@ from scipy.special import logsumexp
 
 from iqa_service.errors import ScorerError
 from iqa_service.registry import open_scorer, split_outside_brackets
-from iqa_service.scorers.backends import Candidate, ScoreBackend
+from iqa_service.scorers.base import Candidate, ScoreBackend
 
 _VERSION = 1
 """Raise when the same members and reference come to score differently."""
@@ -51,7 +51,7 @@ class Reference(BaseModel):
     members: tuple[MemberReference, ...]
 
 
-class EnsembleBackend:
+class EnsembleBackend(ScoreBackend):
     """The log-odds of the mean of its members' ranks.
 
     A member's rank of an image is sigmoid(z), z being linear in its log-odds between the reference's
@@ -69,10 +69,10 @@ class EnsembleBackend:
 
     name = "ensemble"
 
-    def __init__(self, of: str, reference: str) -> None:
+    def __init__(self, of: str, reference: Path) -> None:
         specs = member_specs(of)
         try:
-            content = Path(reference).read_bytes()
+            content = reference.read_bytes()
             parsed = Reference.model_validate_json(content)
         except OSError as error:
             raise ScorerError(

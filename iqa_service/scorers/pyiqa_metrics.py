@@ -27,7 +27,7 @@ import yaml
 from numpy.typing import NDArray
 
 from iqa_service.errors import ScorerError
-from iqa_service.scorers.base import Candidate
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.checkpoint_io import read_state
 from iqa_service.scorers.views import check_image
 from rgsud_core.errors import first_line, nearest
@@ -68,7 +68,7 @@ def to_log_odds(score: float, scale: Scale) -> float:
     return side * (math.log((1 - _EDGE) / _EDGE) + (_EDGE - share) / (_EDGE * (1 - _EDGE)))
 
 
-class MetricBackend:
+class MetricBackend(ScoreBackend):
     """A metric of pyiqa in this process.
 
     The same image always gets the same score: metrics that look at random crops draw the same ones.
@@ -84,7 +84,7 @@ class MetricBackend:
         ScorerError: pyiqa is not installed, knows no such metric, or cannot open it.
     """
 
-    def __init__(self, name: str, device: str | None, weights: str | None, options: dict[str, Any]) -> None:
+    def __init__(self, name: str, device: str | None, weights: Path | None, options: dict[str, Any]) -> None:
         import pyiqa
         from pyiqa.version import __version__
 
@@ -92,13 +92,12 @@ class MetricBackend:
         state = None
         with tempfile.TemporaryDirectory() as scratch, _reproducible(), _told(name):
             if weights is not None:
-                path = Path(weights)
-                if not path.is_file():
+                if not weights.is_file():
                     raise ScorerError(f"no weights at '{weights}': give the path of a file")
-                if path.suffix in (".mat", ".npz"):
-                    options["pretrained_model_path"] = str(_as_mat(path, Path(scratch)))
+                if weights.suffix in (".mat", ".npz"):
+                    options["pretrained_model_path"] = str(_as_mat(weights, Path(scratch)))
                 else:
-                    state = _read_state(path)
+                    state = _read_state(weights)
                     options.setdefault("pretrained", None)
             self._metric: Any = pyiqa.create_metric(
                 name, device=torch.device(device) if device else None, **options
@@ -112,7 +111,7 @@ class MetricBackend:
         )
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
-        """See :meth:`iqa_service.scorers.backends.ScoreBackend.score`."""
+        """See :meth:`iqa_service.scorers.base.ScoreBackend.score`."""
         return np.array([self._score(candidate) for candidate in candidates], np.float32)
 
     def _score(self, candidate: Candidate) -> float:
@@ -133,11 +132,10 @@ class MetricBackend:
             )
         return to_log_odds(value, self.scale)
 
-    def close(self) -> None:
-        """Nothing to let go of."""
 
-
-def open_metric(name: str, /, **options: str) -> MetricBackend:
+def open_metric(
+    name: str, /, weights: Path | None = None, device: str | None = None, **options: str
+) -> MetricBackend:
     """The metric that pyiqa has under this name; ``device``, ``weights`` and its own options as text (YAML).
 
     Raises:
@@ -164,7 +162,6 @@ def open_metric(name: str, /, **options: str) -> MetricBackend:
     if name not in fit:
         own = [*known_scorers(), *(f"local:{known}" for known in fit)]
         raise ScorerError(f"unknown scorer 'local:{name}': {nearest(f'local:{name}', own)}")
-    device, weights = options.pop("device", None), options.pop("weights", None)
     try:
         return MetricBackend(
             name, device, weights, {key: yaml.safe_load(value) for key, value in options.items()}

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from iqa_service.errors import ScorerError
 from iqa_service.registry import parse_spec
-from iqa_service.serving.schemas import TOKEN_VARIABLE, ServiceSettings
+from iqa_service.serving.settings import TOKEN_VARIABLE, ServiceSettings
 from rgsud_core.signals import until_interrupted
 
 app = typer.Typer(no_args_is_help=True, help="The scorer as a service.")

@@ -17,18 +17,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from iqa_service.errors import ScorerAway, ScorerBusy, ScorerError
-from iqa_service.serving.client import Line
-from iqa_service.serving.requests import Desk, Metrics, Refused
-from iqa_service.serving.schemas import (
-    TOKEN_VARIABLE,
-    ImageIn,
-    Problem,
-    Score,
-    ScorerInfo,
-    Scores,
-    ServiceSettings,
-    ViewScores,
-)
+from iqa_service.scorers.remote import ScorerInfo, Transport
+from iqa_service.serving.requests import Metrics, Refused, RequestHandler
+from iqa_service.serving.schemas import ImageIn, Problem, Score, Scores, ViewScores
+from iqa_service.serving.settings import TOKEN_VARIABLE, ServiceSettings
 from iqa_service.serving.uploads import read_body, read_uploads
 
 _PROBLEM = "application/problem+json"
@@ -88,11 +80,11 @@ _AWAY = "No room, or no scorer at the moment; Retry-After says when to come back
 _REFUSED = "The token lacks or is wrong."
 
 
-def make_api(line: Line, settings: ServiceSettings) -> FastAPI:
+def make_api(transport: Transport, settings: ServiceSettings) -> FastAPI:
     """The application.
 
     Args:
-        line: to the scorer.
+        transport: connection to the scorer.
         settings: limits, and the token that callers must present, if any.
     """
     api = FastAPI(
@@ -106,7 +98,7 @@ def make_api(line: Line, settings: ServiceSettings) -> FastAPI:
         responses=_says(on_503=_AWAY),
     )
     metrics = Metrics()
-    desk = Desk(line, settings, metrics)
+    requests = RequestHandler(transport, settings, metrics)
     _tell_problems(api)
     _count_requests(api, metrics)
 
@@ -126,7 +118,7 @@ def make_api(line: Line, settings: ServiceSettings) -> FastAPI:
     @v1.get("/scorer")
     async def scorer() -> ScorerInfo:
         """What scores here."""
-        return await desk.in_thread(desk.info)
+        return await requests.in_thread(requests.info)
 
     @v1.post(
         "/score",
@@ -140,7 +132,7 @@ def make_api(line: Line, settings: ServiceSettings) -> FastAPI:
     )
     async def score(request: Request) -> Scores:
         """Score images: files in multipart, or base64 in JSON. One bad image never fails its neighbours."""
-        return await desk.in_thread(desk.score_images, await read_uploads(request, settings))
+        return await requests.in_thread(requests.score_images, await read_uploads(request, settings))
 
     @v1.post(
         "/views",
@@ -157,7 +149,7 @@ def make_api(line: Line, settings: ServiceSettings) -> FastAPI:
     ) -> ViewScores:
         """Score views, cut as /v1/scorer says: M x size x size x 3 bytes, RGB, row by row."""
         body = await read_body(request, settings.max_body_bytes)
-        return await desk.in_thread(desk.score_views, body, fingerprint)
+        return await requests.in_thread(requests.score_views, body, fingerprint)
 
     api.include_router(v1)
 
@@ -169,7 +161,7 @@ def make_api(line: Line, settings: ServiceSettings) -> FastAPI:
     @api.get("/readyz")
     async def readyz() -> dict[str, bool]:
         """The scorer answers."""
-        await desk.in_thread(desk.info)
+        await requests.in_thread(requests.info)
         return {"ready": True}
 
     @api.get("/metrics", include_in_schema=False)

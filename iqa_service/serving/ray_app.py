@@ -1,9 +1,9 @@
-"""The scorer on Ray Serve: thin shells around ``ScoringService`` and the HTTP interface.
+"""The scorer on Ray Serve: deployments around ``ScoringService`` and the HTTP interface.
 
     serve run iqa_service.serving.ray_app:build_app scorer=local:daclip-lite
     serve deploy deploy/serve.yaml
 
-Within the cluster, callers use the string ``serve:APP``; others ``http://HOST:PORT``.
+Within the cluster, callers use the address ``serve:APP``; others ``http://HOST:PORT``.
 """
 
 # Serve reads the annotation of an app builder as a class, so annotations must not be postponed here.
@@ -21,15 +21,9 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 from ray.util.metrics import Counter, Histogram
 
-from iqa_service.errors import ScorerAway, ScorerError
-from iqa_service.serving.schemas import (
-    SCORER,
-    Answer,
-    ScorerInfo,
-    ServiceSettings,
-    ViewCall,
-    token_of_environment,
-)
+from iqa_service.errors import ScorerError
+from iqa_service.scorers.remote import Answer, ScorerInfo, ViewCall
+from iqa_service.serving.settings import SCORER, ServiceSettings, token_of_environment
 
 _BATCHES_AT_ONCE = 2
 """One is scored while the next one fills."""
@@ -37,7 +31,7 @@ _QUIET = LoggingConfig(enable_access_log=False)
 
 
 class ScorerReplica:
-    """One copy of the scorer. Its calls merge into batches, which a thread scores one after the other."""
+    """A replica of the scorer. Its calls merge into batches, which a thread scores one after the other."""
 
     def __init__(self, settings: ServiceSettings) -> None:
         import torch
@@ -56,7 +50,7 @@ class ScorerReplica:
             batch_size_fn=lambda calls: sum(len(call.views) for call in calls),
         )(self._score_batch)
         # Serve closes a batch when its wait is over, even while the scorer is busy, and so would score many
-        # small ones in a row. Calls that come while one batch is scored and another is full wait before it.
+        # small ones in a row. Calls that arrive while one batch is scored and another is full wait here.
         self._batches = 0
         self._room = asyncio.Event()
         self._room.set()
@@ -108,13 +102,13 @@ class ScorerReplica:
 
 @serve.ingress()
 class Ingress:
-    """The HTTP interface in front of the scorer's copies."""
+    """The HTTP interface in front of the scorer's replicas."""
 
     def __init__(self, scorer: DeploymentHandle[Any], settings: ServiceSettings) -> None:
-        from iqa_service.serving.client import HandleLine
         from iqa_service.serving.http_api import make_api
+        from iqa_service.serving.ray_client import HandleTransport
 
-        self._api = make_api(HandleLine(scorer, "the scorer", settings.timeout_seconds), settings)
+        self._api = make_api(HandleTransport(scorer, "the scorer", settings.timeout_seconds), settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._api
@@ -123,7 +117,7 @@ class Ingress:
 def build_app(settings: ServiceSettings) -> serve.Application:
     """The application; ``serve run`` and ``serve deploy`` give the settings as ``args``.
 
-    A token that the settings leave out is taken from the environment of whoever builds the application.
+    A token that the settings leave out is taken from the environment of the process that builds it.
     """
     if settings.token is None and (token := token_of_environment()):
         settings = settings.model_copy(update={"token": token})
@@ -161,39 +155,26 @@ def build_app(settings: ServiceSettings) -> serve.Application:
 
 
 def deploy_scorer(settings: ServiceSettings, name: str = "iqa", route_prefix: str | None = "/") -> str:
-    """Deploy the scorer into the Ray cluster of this process, or bring it to these settings.
+    """Deploy the scorer into the Ray cluster of this process, or update it to these settings.
 
-    Returns when it answers. A deployment that already has these settings stays as it is.
+    Returns when the scorer answers. A deployment that already has these settings is left alone.
 
     Args:
-        settings: of the service.
-        name: of the application.
-        route_prefix: where HTTP finds it; leave it out with ``http=False``.
+        settings: settings of the service.
+        name: name of the application.
+        route_prefix: HTTP path of the application; ignored with ``http=False``.
 
     Returns:
         What :func:`iqa_service.registry.open_scorer` takes: ``serve:NAME``.
 
     Raises:
-        ScorerError: the scorer cannot be opened where it shall run, or there is no room for it.
+        ScorerError: the scorer cannot be opened by its replicas, or the cluster has no room for it.
     """
     try:
         serve.run(build_app(settings), name=name, route_prefix=route_prefix if settings.http else None)
     except RuntimeError as problem:
         deployments = serve.status().applications[name].deployments
-        said = deployments[SCORER].message if SCORER in deployments else str(problem)
-        told = [line for line in said.splitlines() if "ScorerError: " in line] or [said.strip()]
-        raise ScorerError(told[-1].rpartition("ScorerError: ")[2]) from problem
-    return f"serve:{name}"
-
-
-def find_scorer(name: str = "iqa") -> str | None:
-    """``serve:NAME`` if a scorer runs under that name in the Ray cluster of this process."""
-    application = serve.status().applications.get(name)
-    if application is None or SCORER not in application.deployments:
-        return None
-    if application.status not in ("RUNNING", "DEPLOYING"):
-        raise ScorerAway(
-            f"the scorer '{name}' is {application.status} ({application.message}): see `serve status`, "
-            "and deploy it again"
-        )
+        message = deployments[SCORER].message if SCORER in deployments else str(problem)
+        lines = [line for line in message.splitlines() if "ScorerError: " in line] or [message.strip()]
+        raise ScorerError(lines[-1].rpartition("ScorerError: ")[2]) from problem
     return f"serve:{name}"

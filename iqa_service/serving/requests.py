@@ -1,4 +1,4 @@
-"""Behind the HTTP interface: requests taken apart, the scorer asked, everything counted."""
+"""Handling of HTTP requests: decode images, call the scorer, count."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ import numpy as np
 import prometheus_client
 
 from iqa_service.errors import ScorerAway, ScorerBusy, ScorerError
-from iqa_service.scorers.backends import Candidate
-from iqa_service.serving.client import Line, RemoteBackend
+from iqa_service.scorers.base import Candidate, ScoreBackend
+from iqa_service.scorers.remote import ScorerInfo, Transport, ViewCall, connect
 from iqa_service.serving.decoding import BadPhotograph, PixelBudget, decode, pixels_of
-from iqa_service.serving.schemas import Score, ScorerInfo, Scores, ServiceSettings, ViewCall, ViewScores
+from iqa_service.serving.schemas import Score, Scores, ViewScores
+from iqa_service.serving.settings import ServiceSettings
 from iqa_service.serving.uploads import Upload
 
 _T = TypeVar("_T")
 _THREADS = 32
-"""Requests that wait for the scorer at once; they do nothing else meanwhile."""
+"""Requests that wait for the scorer at the same time."""
 _GROUP = 16
-"""Photographs that are decoded and scored together, if they are small enough."""
+"""Largest number of images that are decoded and scored together."""
 
 
 class Refused(Exception):
@@ -35,7 +36,7 @@ class Refused(Exception):
 
 
 class Metrics:
-    """What one process of the interface has seen, for Prometheus."""
+    """Prometheus metrics of one process of the interface."""
 
     def __init__(self) -> None:
         self.registry = prometheus_client.CollectorRegistry()
@@ -46,40 +47,40 @@ class Metrics:
             "rgsud_scorer_request_seconds", "Time to answer.", ["path"], registry=self.registry
         )
         self.images = prometheus_client.Counter(
-            "rgsud_scorer_images", "Images by what became of them.", ["result"], registry=self.registry
+            "rgsud_scorer_images", "Images by result.", ["result"], registry=self.registry
         )
         self.views = prometheus_client.Counter(
-            "rgsud_scorer_views", "Views scored that callers had cut.", registry=self.registry
+            "rgsud_scorer_views", "Views scored that the caller had cut.", registry=self.registry
         )
         self.scorer = prometheus_client.Info("rgsud_scorer", "Which scorer answers.", registry=self.registry)
 
 
-class Desk:
-    """Takes requests apart and asks the scorer, in threads that wait for it.
+class RequestHandler:
+    """Decodes requests and calls the scorer, in threads that wait for it.
 
     Args:
-        line: to the scorer.
+        transport: connection to the scorer.
         settings: limits.
-        metrics: to count in.
+        metrics: counts images and views.
     """
 
-    def __init__(self, line: Line, settings: ServiceSettings, metrics: Metrics) -> None:
-        self._line = line
+    def __init__(self, transport: Transport, settings: ServiceSettings, metrics: Metrics) -> None:
+        self._transport = transport
         self._limit = settings.max_pixels
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(_THREADS, "request")
         self._room = PixelBudget(4 * settings.max_pixels)
-        self._opening = threading.Lock()
-        self._opened: RemoteBackend | None = None
+        self._connecting = threading.Lock()
+        self._scorer: tuple[ScorerInfo, ScoreBackend] | None = None
 
     async def in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        """Do what waits where it holds up nobody."""
+        """Run blocking work in a thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, functools.partial(work, *arguments))
 
     def info(self) -> ScorerInfo:
-        """What is served, asked anew."""
-        info = self._line.info()
+        """What is served now."""
+        info = self._transport.info()
         self._metrics.scorer.info({"name": info.name, "fingerprint": info.fingerprint})
         return info
 
@@ -89,14 +90,14 @@ class Desk:
         Raises:
             Refused: 409 or 422, with what is wrong with them.
         """
-        info = self._backend().info
+        info, _ = self._connected()
         size = info.views.size if info.views else 1
         if not body or len(body) % (size * size * 3):
             raise Refused(422, f"{len(body)} bytes are no whole number of views of {size} x {size} x 3")
         call = ViewCall(np.frombuffer(body, np.uint8).reshape(-1, size, size, 3), fingerprint)
         if (refusal := info.refusal(call)) is not None:
             raise Refused(409 if fingerprint not in (None, info.fingerprint) else 422, refusal)
-        answer = self._line.score_views(call)
+        answer = self._transport.score_views(call)
         if answer.log_odds is None:
             raise ScorerError(answer.problem)
         self._metrics.views.inc(len(call.views))
@@ -108,7 +109,7 @@ class Desk:
         Raises:
             Refused: 413 or 422, where there is no score for any.
         """
-        backend = self._backend()
+        _, backend = self._connected()
         scores: dict[int, Score] = {}
         statuses: set[int] = set()
 
@@ -156,16 +157,17 @@ class Desk:
         if group:
             yield group
 
-    def _backend(self) -> RemoteBackend:
-        # Not when the process starts: the scorer may need minutes to fetch its weights.
-        with self._opening:
-            if self._opened is None:
-                self._opened = RemoteBackend(self._line)
-            return self._opened
+    def _connected(self) -> tuple[ScorerInfo, ScoreBackend]:
+        # Not at the start of the process: the scorer may need minutes to fetch its weights.
+        with self._connecting:
+            if self._scorer is None:
+                info = self._transport.info()
+                self._scorer = info, connect(self._transport, info)
+            return self._scorer
 
 
-def _score(backend: RemoteBackend, candidates: list[Candidate]) -> list[float | str]:
-    """Log-odds of each, or what is wrong with it; one never fails its neighbours."""
+def _score(backend: ScoreBackend, candidates: list[Candidate]) -> list[float | str]:
+    """The log-odds of each candidate, or what is wrong with it; one never fails its neighbours."""
     if not candidates:
         return []
     try:

@@ -13,7 +13,8 @@ from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from iqa_service.serving.schemas import ImagesIn, ServiceSettings
+from iqa_service.serving.schemas import ImagesIn
+from iqa_service.serving.settings import ServiceSettings
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
 from iqa_service.registry import parse_spec
-from iqa_service.serving.schemas import TOKEN_VARIABLE, ServiceSettings
+from iqa_service.serving.settings import TOKEN_VARIABLE, ServiceSettings
 from trainer.config import Config, load_config
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

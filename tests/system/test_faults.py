@@ -34,7 +34,7 @@ import sys
 import ray
 from ray import serve
 from iqa_service.serving.ray_app import deploy_scorer
-from iqa_service.serving.schemas import ServiceSettings
+from iqa_service.serving.settings import ServiceSettings
 ray.init(address=sys.argv[1], log_to_driver=False)
 if sys.argv[2] == "delete":
     serve.delete("faults")

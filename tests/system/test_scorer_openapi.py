@@ -20,12 +20,11 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from iqa_service.scorers.backends import LocalBackend
-from iqa_service.scorers.base import DaclipScorer
 from iqa_service.scorers.daclip import DaCLIP, Rule
+from iqa_service.scorers.daclip_iqa import DaclipScorer
 from iqa_service.serving.batching import ScoringService
 from iqa_service.serving.http_api import make_api
-from iqa_service.serving.schemas import ServiceSettings
+from iqa_service.serving.settings import ServiceSettings
 
 CONFIG = {
     "embed_dim": 8,
@@ -48,7 +47,7 @@ OPERATIONS = [
 def api() -> Any:
     torch.manual_seed(0)
     scorer = DaclipScorer(DaCLIP(CONFIG, image_tower=False), Rule(), "tiles", "test")
-    return make_api(ScoringService(LocalBackend(scorer)), LIMITS)
+    return make_api(ScoringService(scorer), LIMITS)
 
 
 @pytest.fixture(scope="module")

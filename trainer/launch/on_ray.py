@@ -24,7 +24,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
 from iqa_service.registry import has_place, open_scorer, split_outside_brackets
-from iqa_service.serving.schemas import ServiceSettings
+from iqa_service.serving.settings import ServiceSettings
 from pool_store.client import open_pool
 from rgsud_core.errors import FileError, last_line
 from rgsud_core.files import unwritable

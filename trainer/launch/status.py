@@ -259,10 +259,10 @@ def _scorer(place: str, address: str) -> ScorerStatus:
         if kind == "serve":
             return _application(place, name, address)
         if kind in ("http", "https"):
-            from iqa_service.serving.client import HTTPLine
+            from iqa_service.serving.http_client import HttpTransport
 
-            with closing(HTTPLine(f"{kind}:{name}", _PATIENCE_SECONDS)) as line:
-                info = line.info()
+            with closing(HttpTransport(f"{kind}:{name}", _PATIENCE_SECONDS)) as transport:
+                info = transport.info()
             return ScorerStatus(place=place, state="ANSWERS", fingerprint=info.fingerprint)
     except (TrainerError, ScorerError) as problem:
         return ScorerStatus(place=place, problem=str(problem))
@@ -270,7 +270,7 @@ def _scorer(place: str, address: str) -> ScorerStatus:
 
 
 def _application(place: str, name: str, address: str) -> ScorerStatus:
-    from iqa_service.serving.schemas import SCORER
+    from iqa_service.serving.settings import SCORER
 
     with dashboard(address):
         from ray.dashboard.modules.serve.sdk import ServeSubmissionClient

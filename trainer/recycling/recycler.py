@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from iqa_service.errors import ScorerBusy, ScorerError
-from iqa_service.scorers.backends import ScoreBackend
-from iqa_service.scorers.base import Candidate
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from pool_store.client import Pool
 from pool_store.engine.images import digest_of
 from pool_store.errors import PoolError

@@ -15,8 +15,9 @@ from iqa_service.pretraining.train import (
     split_photographs,
 )
 from iqa_service.registry import open_scorer
-from iqa_service.scorers.base import Candidate
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.daclip import load_daclip, load_rule
+from rgsud_core.errors import FileError
 
 
 @pytest.fixture
@@ -87,11 +88,11 @@ def test_a_folder_without_photographs_and_a_broken_one_are_named(tmp_path):
     with pytest.raises(ScorerError, match="no photographs to train on"):
         pretrain(PretrainSettings(photographs=tmp_path))
     (tmp_path / "broken.jpg").write_text("no image")
-    with pytest.raises(ScorerError, match=r"cannot read '.*broken.jpg' as an image"):
+    with pytest.raises(FileError, match=r"cannot read '.*broken.jpg' as an image"):
         pretrain(PretrainSettings(photographs=tmp_path))
 
 
-class _Truthful:
+class _Truthful(ScoreBackend):
     """Scores by the likeness to a known photograph, or by its opposite."""
 
     name = fingerprint = "truthful"
@@ -99,11 +100,9 @@ class _Truthful:
     def __init__(self, truth, sign):
         self.truth, self.sign = truth.astype(float), sign
 
-    def views(self, image):
-        return image[None]
-
-    def score(self, views):
-        return -self.sign * np.square(views[:, 0] - self.truth).mean(axis=(1, 2, 3)).astype(np.float32)
+    def score(self, candidates):
+        images = np.stack([candidate.image for candidate in candidates])
+        return -self.sign * np.square(images - self.truth).mean(axis=(1, 2, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize("sign", [1, -1])

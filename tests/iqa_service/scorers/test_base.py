@@ -1,138 +1,154 @@
+from typing import ClassVar
+
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
 from iqa_service.errors import ScorerError
-from iqa_service.scorers.base import DaclipScorer, choose_words, log_odds, open_daclip
+from iqa_service.registry import open_scorer
+from iqa_service.scorers import daclip as module
+from iqa_service.scorers.base import Candidate, ScoreBackend
+from iqa_service.scorers.baselines import psnr_y
 from iqa_service.scorers.daclip import WORDS, Rule
-
-RULE = Rule(words=WORDS, degraded=("rainy",))
-
-
-def test_log_odds_are_those_of_the_softmax():
-    logits = torch.tensor([[1.0, 2.0, 0.5], [-3.0, 4.0, 0.0]])
-    p = logits.softmax(dim=1)[:, 1]
-    odds = log_odds(logits, torch.tensor([False, True, False]))
-    torch.testing.assert_close(odds, ((1 - p) / p).log())
+from iqa_service.scorers.daclip_iqa import DaclipScorer
+from iqa_service.scorers.views import Views, tiles
 
 
-def test_log_odds_do_not_saturate():
-    assert log_odds(torch.tensor([[300.0, 0.0]]), torch.tensor([False, True])) == 300
+@pytest.fixture
+def truth(tmp_path, china, flower):
+    (tmp_path / "truth/city").mkdir(parents=True)
+    PIL.Image.fromarray(china).save(tmp_path / "truth/city/china.png")
+    PIL.Image.fromarray(flower).save(tmp_path / "truth/flower.png")
+    return tmp_path / "truth"
 
 
-def test_an_image_scores_the_mean_over_its_views(daclip, china):
-    scorer = DaclipScorer(daclip, RULE, "tiles", "test")
-    views = scorer.views(china)
-    each = scorer.score(views[:, None])
-    assert scorer.score(views[None]) == pytest.approx(each.mean(), abs=1e-3)
-    assert each.dtype == np.float32
+def spoilt(image, amount):
+    return np.clip(image.astype(int) + amount, 0, 255).astype(np.uint8)
 
 
-def test_the_score_of_released_words_is_the_odds_against_rainy(daclip, china):
-    scorer = DaclipScorer(daclip, RULE, "centre", "test")
-    image = torch.tensor(china).permute(2, 0, 1)[None]
-    p = daclip.degradation_probabilities(image)[0, WORDS.index("rainy")].double()
-    assert scorer.score(scorer.views(china)[None])[0] == pytest.approx(float(((1 - p) / p).log()), abs=1e-3)
+def test_candidates_of_several_sizes_keep_their_order(daclip, china, flower):
+    backend = DaclipScorer(daclip, Rule(words=WORDS), "tiles", "test")
+    images = [china, flower[:100, :90].copy(), china[::-1].copy(), flower[:40].copy()]
+    together = backend.score([Candidate(str(n), image) for n, image in enumerate(images)])
+    alone = [backend.score([Candidate("x", image)])[0] for image in images]
+    assert together == pytest.approx(alone, abs=1e-3)
+    assert together.dtype == np.float32
+    assert len(set(together.tolist())) == 4
 
 
-def test_a_score_does_not_depend_on_the_rest_of_the_batch(daclip, china, flower):
-    scorer = DaclipScorer(daclip, RULE, "tiles", "test")
-    batch = np.stack([scorer.views(image) for image in (flower, china, flower[::-1].copy())])
-    assert scorer.score(batch)[1] == pytest.approx(scorer.score(batch[1:2])[0], abs=1e-3)
-    assert np.array_equal(scorer.score(batch), scorer.score(batch))
+def test_any_daclip_opens_by_its_path(full_daclip, tmp_path, china):
+    torch.save(full_daclip.state_dict(), tmp_path / "daclip.pt")
+    centre = open_scorer(f"local:daclip?weights={tmp_path / 'daclip.pt'}")
+    tiles = open_scorer(f"local:daclip?weights={tmp_path / 'daclip.pt'}&views=tiles&device=cpu")
+    candidate = Candidate("a", china)
+    by_hand = DaclipScorer(full_daclip, Rule(), "tiles", "x")
+    assert tiles.fingerprint == by_hand.fingerprint != centre.fingerprint
+    assert tiles.score([candidate]) == pytest.approx(by_hand.score([candidate]), abs=1e-3)
+    assert centre.score([candidate]) != pytest.approx(tiles.score([candidate]), abs=1e-6)
 
 
-def test_no_images_no_scores(daclip):
-    assert DaclipScorer(daclip, RULE, "tiles", "test").score(np.zeros((0, 4, 32, 32, 3), np.uint8)).shape == (
-        0,
+@pytest.mark.parametrize(
+    ("name", "file"), [("daclip", "daclip_ViT-B-32.pt"), ("daclip-mix", "daclip_ViT-B-32_mix.pt")]
+)
+def test_the_released_weights_come_from_the_hub(name, file, full_daclip, tmp_path, monkeypatch, china):
+    torch.save(full_daclip.state_dict(), tmp_path / "released.pt")
+    asked = []
+
+    def download(repository, file):
+        asked.append((repository, file))
+        return str(tmp_path / "released.pt")
+
+    monkeypatch.setattr(module.huggingface_hub, "hf_hub_download", download)
+    scorer = open_scorer(f"local:{name}?views=tiles&words=rain-like")
+    assert set(asked) == {("weblzw/daclip-uir-ViT-B-32-irsde", file)}
+    assert scorer.name == name
+    rule = Rule(words=WORDS, degraded=("rainy", "raindrop", "snowy", "hazy"))
+    by_hand = DaclipScorer(full_daclip, rule, "tiles", name)
+    assert scorer.fingerprint == by_hand.fingerprint
+    assert scorer.score([Candidate("a", china)]) == pytest.approx(
+        by_hand.score([Candidate("a", china)]), abs=1e-3
     )
 
 
-def test_the_fingerprint_tells_weights_words_and_views_apart(daclip, full_daclip):
-    def fingerprint(model=daclip, rule=RULE, views="tiles"):
-        return DaclipScorer(model, rule, views, "test").fingerprint
+def test_views_of_all_candidates_share_batches_of_bounded_size(china, flower):
+    class Counting(ScoreBackend):
+        name = fingerprint = "counting"
+        views = Views(kind="tiles", size=32)
+        batches: ClassVar[list[int]] = []
 
-    base = fingerprint()
-    assert fingerprint() == base
-    assert fingerprint(views="centre") != base
-    assert fingerprint(rule=Rule(words=WORDS, degraded=("rainy", "snowy"))) != base
-    assert fingerprint(rule=Rule(words=WORDS[3:], degraded=("rainy",))) != base
-    with torch.no_grad():
-        daclip.visual_control.proj[0, 0] += 1e-3
-    assert fingerprint() != base
-    # Tensors that no score depends on do not make another scorer.
-    full = fingerprint(full_daclip)
-    with torch.no_grad():
-        full_daclip.visual.proj[0, 0] += 1
-    assert fingerprint(full_daclip) == full
+        def score_views(self, views):
+            self.batches.append(len(views))
+            return views.mean((1, 2, 3)).astype(np.float32)
+
+    images = [china, flower[:100, :90].copy(), *[flower[:64, :64].copy()] * 100]
+    for image in images:
+        image.setflags(write=False)
+    scores = Counting().score([Candidate(str(n), image) for n, image in enumerate(images)])
+    assert scores == pytest.approx([tiles(image, 32).mean() for image in images], rel=1e-5)
+    assert sum(Counting.batches) == sum(len(tiles(image, 32)) for image in images)
+    assert len(Counting.batches) == 2
+    assert max(Counting.batches) < 350
 
 
-def test_wrong_views_and_damaged_weights_are_named(daclip):
-    scorer = DaclipScorer(daclip, RULE, "tiles", "test")
-    for views in (
-        np.zeros((1, 1, 32, 32, 3), np.float32),
-        np.zeros((1, 32, 32, 3), np.uint8),
-        np.zeros((1, 1, 16, 16, 3), np.uint8),
-        np.zeros((1, 0, 32, 32, 3), np.uint8),
+def test_the_oracle_scores_by_the_truth(truth, china, flower):
+    oracle = open_scorer(f"local:oracle?truth={truth}")
+    candidates = [
+        Candidate("city/china", spoilt(china, 9)),
+        Candidate("flower", flower),
+        Candidate("city/china", spoilt(china, 3)),
+    ]
+    worse, perfect, better = oracle.score(candidates)
+    assert worse < better < perfect == 70
+    assert worse == pytest.approx(psnr_y(spoilt(china, 9), china) - 30, abs=1e-4)
+
+
+def test_psnr_y_of_a_known_error():
+    grey = np.full((4, 4, 3), 100, np.uint8)
+    expected = 20 * np.log10(255 / (10 * 218.984 / 255))
+    assert psnr_y(grey + np.uint8(10), grey) == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_oracle_names_what_it_does_not_know(truth, china, tmp_path):
+    oracle = open_scorer(f"local:oracle?truth={truth}")
+    with pytest.raises(ScorerError, match="no truth for 'village'"):
+        oracle.score([Candidate("village", china)])
+    with pytest.raises(ScorerError, match=r"'flower' has the shape \(10, 320, 3\)"):
+        oracle.score([Candidate("flower", china[:10])])
+    with pytest.raises(ScorerError, match="no folder"):
+        open_scorer(f"local:oracle?truth={tmp_path / 'absent'}")
+
+
+def test_another_truth_is_another_scorer(truth):
+    before = open_scorer(f"local:oracle?truth={truth}").fingerprint
+    (truth / "flower.png").unlink()
+    assert open_scorer(f"local:oracle?truth={truth}").fingerprint != before
+
+
+def test_latest_always_wins(china):
+    latest = open_scorer("local:latest?start=5")
+    scores = [
+        *latest.score([Candidate("a", china), Candidate("b", china)]),
+        *latest.score([Candidate("a", china)]),
+    ]
+    assert scores == [5, 6, 7]
+
+
+def test_random_is_decided_by_seed_id_and_pixels(china, flower):
+    def score(id, image, seed=0):
+        return open_scorer(f"local:random?seed={seed}").score([Candidate(id, image)])[0]
+
+    assert score("a", china) == score("a", china)
+    assert len({score("a", china), score("b", china), score("a", flower), score("a", china, seed=1)}) == 4
+    many = [score(str(n), china[:4]) for n in range(300)]
+    assert abs(np.mean(many)) < 0.2
+    assert np.std(many) == pytest.approx(1, abs=0.15)
+
+
+def test_a_candidate_that_is_no_image_is_named(daclip, truth):
+    for backend in (
+        DaclipScorer(daclip, Rule(words=WORDS), "tiles", "test"),
+        open_scorer(f"local:oracle?truth={truth}"),
     ):
-        with pytest.raises(ScorerError, match=r"make them with this scorer's views\(\)"):
-            scorer.score(views)
-    with torch.no_grad():
-        daclip.visual_control.proj[0, 0] = torch.nan
-    with pytest.raises(ScorerError, match="gave NaN"):
-        scorer.score(np.zeros((1, 1, 32, 32, 3), np.uint8))
-    with pytest.raises(ScorerError, match="unknown views 'tyles': choose centre or tiles"):
-        DaclipScorer(daclip, RULE, "tyles", "test")
-
-
-def test_memory_that_is_short_is_told_as_the_scorers_trouble(daclip, monkeypatch):
-    scorer = DaclipScorer(daclip, RULE, "tiles", "test")
-
-    def full(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory\nmore")
-
-    monkeypatch.setattr(daclip, "encode_degradation", full)
-    with pytest.raises(ScorerError, match=r"test failed \(CUDA out of memory\): take"):
-        scorer.score(np.zeros((1, 1, 32, 32, 3), np.uint8))
-
-
-def test_an_unknown_device_is_named(full_daclip, tmp_path):
-    torch.save(full_daclip.state_dict(), tmp_path / "daclip.pt")
-    with pytest.raises(ScorerError, match="device 'gpu0' cannot be used"):
-        open_daclip(tmp_path / "daclip.pt", device="gpu0")
-
-
-def test_bfloat16_scores_nearly_alike_whatever_else_is_in_the_batch(daclip, china, flower):
-    exact = DaclipScorer(daclip, RULE, "tiles", "test", tiles=6)
-    half = DaclipScorer(daclip, RULE, "tiles", "test", tiles=6, precision="bfloat16")
-    batch = np.stack([half.views(image) for image in (flower, china, flower[::-1].copy())])
-    assert half.score(batch) == pytest.approx(exact.score(batch), abs=0.3)
-    assert half.score(batch) != pytest.approx(exact.score(batch), abs=1e-6)
-    assert half.score(batch)[1] == pytest.approx(half.score(batch[1:2])[0], abs=0.1)
-    assert daclip.visual_control.proj.dtype == torch.float32
-
-
-def test_the_fingerprint_tells_precision_and_number_of_tiles_apart(daclip):
-    prints = {
-        DaclipScorer(daclip, RULE, "tiles", "test", **options).fingerprint
-        for options in ({}, {"tiles": 8}, {"precision": "bfloat16"})
-    }
-    assert len(prints) == 3
-
-
-def test_few_tiles_of_a_large_image_are_scored(daclip, china):
-    scorer = DaclipScorer(daclip, RULE, "tiles", "test", tiles=4)
-    assert scorer.views(china).shape == (4, 32, 32, 3)
-
-
-def test_the_words_that_count_are_a_setting(daclip):
-    taught = Rule(words=(*WORDS, "clean"), degraded=WORDS, views="tiles")
-    assert choose_words(taught, "rainy").degraded == ("rainy",)
-    assert choose_words(taught, "rain-like").degraded == ("rainy", "raindrop", "snowy", "hazy")
-    assert choose_words(taught, "degraded") == taught
-    assert choose_words(taught, "rainy,snowy").degraded == ("rainy", "snowy")
-    assert choose_words(taught, "rainy").views == "tiles"
-    with pytest.raises(ScorerError, match="does not know 'reiny', did you mean 'rainy'"):
-        choose_words(taught, "reiny")
-    with pytest.raises(ScorerError, match="was not taught it: write words=rainy"):
-        choose_words(RULE, "degraded")
+        with pytest.raises(ScorerError, match="candidate 'flower' is float64, not uint8"):
+            backend.score([Candidate("flower", np.full((9, 9, 3), np.nan))])

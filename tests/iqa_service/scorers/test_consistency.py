@@ -8,23 +8,19 @@ from scipy import ndimage
 
 from iqa_service.errors import ScorerError
 from iqa_service.registry import open_scorer
-from iqa_service.scorers.backends import LocalBackend
-from iqa_service.scorers.base import Candidate
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.consistency import SHIFTED, TAKEN, ConsistentBackend, consistency
-from iqa_service.scorers.views import Image
+from iqa_service.scorers.views import Image, Views
 from rgsud_core.degradation.rendered import add_rain, random_look
 
 
-class Indifferent:
+class Indifferent(ScoreBackend):
     """A scorer to which all images are equally good."""
 
-    name = "indifferent"
-    fingerprint = "indifferent"
+    name = fingerprint = "indifferent"
+    views = Views(kind="centre", size=8)
 
-    def views(self, image: Image) -> Image:
-        return image[None, :1, :1]
-
-    def score(self, views: Image) -> np.ndarray:
+    def score_views(self, views: Image) -> np.ndarray:
         return np.full(len(views), 2, np.float32)
 
 
@@ -62,7 +58,7 @@ def test_a_shift_counts_though_it_takes_light(pair: tuple[Image, Image]) -> None
 def test_a_backend_adds_it_to_the_log_odds(pair: tuple[Image, Image]) -> None:
     clean, rainy = pair
     candidates = [Candidate("a", clean, rainy), Candidate("a", clean - np.uint8(12), rainy)]
-    plain, strict = LocalBackend(Indifferent()), ConsistentBackend(LocalBackend(Indifferent()), 0.5)
+    plain, strict = Indifferent(), ConsistentBackend(Indifferent(), 0.5)
     expected = [2 + 0.5 * consistency(c.image, rainy) for c in candidates]
     np.testing.assert_array_equal(plain.score(candidates), [2, 2])
     np.testing.assert_allclose(strict.score(candidates), expected, rtol=1e-5)
@@ -73,7 +69,7 @@ def test_a_backend_adds_it_to_the_log_odds(pair: tuple[Image, Image]) -> None:
 def test_bad_input_is_named(pair: tuple[Image, Image]) -> None:
     clean, rainy = pair
     with pytest.raises(ScorerError, match=r"candidate 'street' lacks its rainy image"):
-        ConsistentBackend(LocalBackend(Indifferent()), 0.5).score([Candidate("street", clean)])
+        ConsistentBackend(Indifferent(), 0.5).score([Candidate("street", clean)])
     with pytest.raises(ScorerError, match=r"\(96, 96, 3\) and its rainy image \(96, 95, 3\)"):
         consistency(clean, rainy[:, :95])
     for value in ("much", "-1", "nan", "inf"):

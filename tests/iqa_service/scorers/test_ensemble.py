@@ -70,11 +70,11 @@ def test_beyond_the_reference_better_is_still_better(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_is_of_members_and_reference(reference: Path, tmp_path: Path) -> None:
-    first = EnsembleBackend(OF, str(reference)).fingerprint
+    first = EnsembleBackend(OF, reference).fingerprint
     write_reference(OF, candidates(300), tmp_path / "other.json")
-    assert EnsembleBackend(OF, str(tmp_path / "other.json")).fingerprint != first
+    assert EnsembleBackend(OF, tmp_path / "other.json").fingerprint != first
     with pytest.raises(ScorerError, match=r"was made for local:random\?seed=1, .* do not score as"):
-        EnsembleBackend("random(seed=1),random(seed=3)", str(reference))
+        EnsembleBackend("random(seed=1),random(seed=3)", reference)
 
 
 def test_bad_input_is_named(reference: Path, tmp_path: Path) -> None:
@@ -85,12 +85,12 @@ def test_bad_input_is_named(reference: Path, tmp_path: Path) -> None:
         ("random,radnom", reference, "did you mean 'local:random'"),
     ):
         with pytest.raises(ScorerError, match=message):
-            EnsembleBackend(of, str(path))
+            EnsembleBackend(of, path)
     content = json.loads(reference.read_text())
     content["extra"] = 1
     (tmp_path / "bad.json").write_text(json.dumps(content))
     with pytest.raises(ScorerError, match="is no reference of an ensemble"):
-        EnsembleBackend(OF, str(tmp_path / "bad.json"))
+        EnsembleBackend(OF, tmp_path / "bad.json")
     with pytest.raises(ScorerError, match="a reference of 3 images"):
         write_reference(OF, candidates(3), tmp_path / "few.json")
     same = [Candidate("x", IMAGE)] * 9

@@ -7,18 +7,22 @@ import pytest
 
 from iqa_service.errors import ScorerError
 from iqa_service.registry import open_scorer
-from iqa_service.scorers.backends import Candidate, LocalBackend
-from iqa_service.scorers.base import DaclipScorer
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.consistency import ConsistentBackend
 from iqa_service.scorers.daclip import Rule
+from iqa_service.scorers.daclip_iqa import DaclipScorer
+from iqa_service.scorers.remote import ScorerInfo, ViewCall, connect
 from iqa_service.serving.batching import ScoringService
-from iqa_service.serving.client import RemoteBackend
-from iqa_service.serving.schemas import ScorerInfo, ServiceSettings, ViewCall
+from iqa_service.serving.settings import ServiceSettings
 
 
 @pytest.fixture
-def backend(daclip) -> LocalBackend:
-    return LocalBackend(DaclipScorer(daclip, Rule(), "tiles", "test"))
+def backend(daclip) -> DaclipScorer:
+    return DaclipScorer(daclip, Rule(), "tiles", "test")
+
+
+def connected(service: ScoringService) -> ScoreBackend:
+    return connect(service, service.info())
 
 
 def views_like(seed: int, count: int) -> np.ndarray:
@@ -33,7 +37,7 @@ def test_calls_in_one_batch_are_answered_each_by_itself(backend):
     for call, answer in zip(calls, together, strict=True):
         assert answer.fingerprint == backend.fingerprint
         assert answer.log_odds == pytest.approx(service.score_views(call).log_odds, abs=1e-3)
-        assert answer.log_odds == pytest.approx(backend.scorer.score(call.views[:, None]), abs=1e-3)
+        assert answer.log_odds == pytest.approx(backend.score_views(call.views), abs=1e-3)
 
 
 @pytest.mark.filterwarnings("error")
@@ -70,29 +74,28 @@ def test_a_bad_call_says_why_and_its_neighbours_are_scored(backend, views, finge
 
 
 def test_a_scorer_that_fails_on_one_call_answers_the_others(backend):
-    class Particular:
+    class Particular(ScoreBackend):
         """Fails on whatever is black."""
 
-        def __getattr__(self, name):
-            return getattr(backend.scorer, name)
+        name, fingerprint, views = backend.name, backend.fingerprint, backend.views
 
-        def score(self, views):
+        def score_views(self, views):
             if (views.reshape(len(views), -1).max(axis=1) == 0).any():
                 raise ScorerError("there is nothing to see: switch the light on")
-            return backend.scorer.score(views)
+            return backend.score_views(views)
 
-    service = ScoringService(LocalBackend(Particular()))
+    service = ScoringService(Particular())
     black = ViewCall(np.zeros((1, 32, 32, 3), np.uint8))
     good = ViewCall(views_like(2, 3))
     answers = service.score_calls([good, black, good])
     assert answers[1].problem == "there is nothing to see: switch the light on"
-    assert answers[0].log_odds == pytest.approx(backend.scorer.score(good.views[:, None]), abs=1e-3)
+    assert answers[0].log_odds == pytest.approx(backend.score_views(good.views), abs=1e-3)
     assert answers[2].log_odds == pytest.approx(answers[0].log_odds, abs=1e-3)
 
 
 def test_the_description_says_what_the_scorer_looks_at_and_for(daclip):
     rule = Rule(words=("rainy", "clean"), degraded=("rainy",))
-    backend = ConsistentBackend(LocalBackend(DaclipScorer(daclip, rule, "centre", "test")), 0.25)
+    backend = ConsistentBackend(DaclipScorer(daclip, rule, "centre", "test"), 0.25)
     info = ScoringService(backend).info()
     assert (info.name, info.fingerprint) == ("test", backend.fingerprint)
     assert (info.words, info.degraded, info.consistency) == (("rainy", "clean"), ("rainy",), 0.25)
@@ -103,9 +106,9 @@ def test_the_description_says_what_the_scorer_looks_at_and_for(daclip):
 @pytest.mark.parametrize("consistency", [0, 0.25])
 @pytest.mark.parametrize("kind", ["centre", "tiles"])
 def test_views_cut_by_the_caller_score_as_in_process(daclip, china, flower, kind, consistency):
-    local = LocalBackend(DaclipScorer(daclip, Rule(), kind, "test"))
+    local = DaclipScorer(daclip, Rule(), kind, "test")
     backend = ConsistentBackend(local, consistency) if consistency else local
-    remote = RemoteBackend(ScoringService(backend, views_at_once=7))
+    remote = connected(ScoringService(backend, views_at_once=7))
     candidates = [
         Candidate("china", china, china // 2 + 90),
         Candidate("small", flower[:20, :50].copy(), flower[:20, :50].copy()),
@@ -121,7 +124,7 @@ def test_views_cut_by_the_caller_score_as_in_process(daclip, china, flower, kind
 def test_a_scorer_of_whole_images_gets_them(china, flower):
     backend = open_scorer("local:random?seed=3")
     service = ScoringService(backend)
-    remote = RemoteBackend(service)
+    remote = connected(service)
     candidates = [Candidate("a", china), Candidate("b", flower)]
     assert remote.fingerprint == backend.fingerprint
     assert remote.score(candidates).tolist() == backend.score(candidates).tolist()
@@ -130,7 +133,7 @@ def test_a_scorer_of_whole_images_gets_them(china, flower):
 
 
 def test_a_bad_candidate_is_named_as_in_process(backend, china):
-    remote = RemoteBackend(ScoringService(ConsistentBackend(backend, 0.5)))
+    remote = connected(ScoringService(ConsistentBackend(backend, 0.5)))
     with pytest.raises(ScorerError, match="candidate 'street' lacks its rainy image"):
         remote.score([Candidate("street", china)])
     with pytest.raises(ScorerError, match="candidate 'street' is float64, not uint8"):
@@ -156,7 +159,7 @@ def test_device_and_precision_become_options_of_the_scorer(settings, spec):
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"replica": 2}, "unknown setting 'replica' of the scorer's service: did you mean 'replicas'?"),
+        ({"replica": 2}, "unknown setting 'replica': did you mean 'replicas'?"),
         ({"replicas": 0}, "greater than or equal to 1"),
         ({"replicas": 3, "max_replicas": 2}, "max_replicas 2 is below replicas 3"),
         ({"token": ""}, "the token must be"),

@@ -13,18 +13,18 @@ import pytest
 from starlette.testclient import TestClient
 
 from iqa_service.errors import ScorerAway, ScorerBusy, ScorerError
-from iqa_service.scorers.backends import Candidate, LocalBackend
-from iqa_service.scorers.base import DaclipScorer
+from iqa_service.scorers.base import Candidate
 from iqa_service.scorers.consistency import ConsistentBackend
 from iqa_service.scorers.daclip import Rule
+from iqa_service.scorers.daclip_iqa import DaclipScorer
 from iqa_service.serving.batching import ScoringService
 from iqa_service.serving.http_api import make_api
-from iqa_service.serving.schemas import ServiceSettings
+from iqa_service.serving.settings import ServiceSettings
 
 
 @pytest.fixture
 def backend(daclip):
-    return LocalBackend(DaclipScorer(daclip, Rule(), "tiles", "test"))
+    return DaclipScorer(daclip, Rule(), "tiles", "test")
 
 
 @pytest.fixture
@@ -178,12 +178,12 @@ def test_a_malformed_request_is_told_what_is_wrong(ask, request_, status, words)
 
 
 def test_views_are_scored_as_they_are(ask, backend, china):
-    views = backend.scorer.views(china)[:9]
+    views = backend.views.cut(china)[:9]
     response = ask.post(
         "/v1/views", content=views.tobytes(), params={"fingerprint": backend.fingerprint}
     ).json()
     assert response["fingerprint"] == backend.fingerprint
-    assert response["log_odds"] == pytest.approx(backend.scorer.score(views[:, None]).tolist(), abs=1e-3)
+    assert response["log_odds"] == pytest.approx(backend.score_views(views).tolist(), abs=1e-3)
 
 
 def test_views_of_another_scorer_or_size_are_refused(ask, backend):

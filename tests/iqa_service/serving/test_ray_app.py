@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from iqa_service.errors import ScorerError
 from iqa_service.serving.cli import app as commands
 from iqa_service.serving.ray_app import build_app
-from iqa_service.serving.schemas import TOKEN_VARIABLE, ServiceSettings
+from iqa_service.serving.settings import TOKEN_VARIABLE, ServiceSettings
 
 DEPLOYED = yaml.safe_load((Path(__file__).parents[3] / "deploy/serve.yaml").read_text())
 

@@ -1,7 +1,7 @@
-"""CNNIQA as its authors have it: Kang et al., CVPR 2014, on grey patches of normalised contrast.
+"""CNNIQA as its authors published it: Kang et al., CVPR 2014, on grey patches of normalised contrast.
 
-pyiqa's ``cnniqa`` sees colour and has other weights. This one takes those of github.com/lidq92/CNNIQA
-(``local:cnniqa-live?weights=PATH``), which predict LIVE's difference mean opinion score.
+pyiqa's ``cnniqa`` sees colour and has other weights. This one takes those of github.com/lidq92/CNNIQA, which
+predict LIVE's difference mean opinion score; the scorer's address is ``cnniqa:CnniqaBackend?weights=PATH``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from iqa_service.errors import ScorerError
-from iqa_service.scorers.base import Candidate
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.checkpoint_io import read_state
 from iqa_service.scorers.pyiqa_metrics import Scale, to_log_odds
 from iqa_service.scorers.views import Image, check_image
+from rgsud_core.errors import first_line
 
 _PATCH = 32
 _DMOS = Scale(0, 100, lower_better=True)
 
 
-class CnniqaBackend:
+class CnniqaBackend(ScoreBackend):
     """Log-odds of a low DMOS, which is the mean over the patches of an image.
 
     Args:
@@ -38,23 +39,22 @@ class CnniqaBackend:
 
     name = "cnniqa-live"
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: Path) -> None:
         conv = nn.Conv2d(1, 50, 7)
         self._layers = nn.ModuleDict(
             {"conv1": conv, "fc1": nn.Linear(100, 800), "fc2": nn.Linear(800, 800), "fc3": nn.Linear(800, 1)}
         ).eval()
         try:
-            content = Path(weights).read_bytes()
-            self._layers.load_state_dict(read_state(Path(weights)))
+            content = weights.read_bytes()
+            self._layers.load_state_dict(read_state(weights))
         except (OSError, RuntimeError, TypeError) as error:
-            reason = str(error).splitlines()[0]
             raise ScorerError(
-                f"'{weights}' holds no weights of CNNIQA ({reason}): give another file"
+                f"'{weights}' holds no weights of CNNIQA ({first_line(error)}): give another file"
             ) from error
         self.fingerprint = "cnniqa-live-" + hashlib.sha256(content).hexdigest()[:16]
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
-        """See ``ScoreBackend.score`` in ``backends.py``; both sides have to exceed 32 pixels."""
+        """See ``ScoreBackend.score``; both sides have to exceed 32 pixels."""
         return np.array([to_log_odds(self._dmos(candidate), _DMOS) for candidate in candidates], np.float32)
 
     @torch.inference_mode()
@@ -69,9 +69,6 @@ class CnniqaBackend:
         h = layers["conv1"](_patches(candidate.image))
         h = torch.cat([h.amax((2, 3)), h.amin((2, 3))], dim=1)
         return float(layers["fc3"](layers["fc2"](layers["fc1"](h).relu()).relu()).mean())
-
-    def close(self) -> None:
-        """Nothing to let go of."""
 
 
 def _patches(image: Image) -> Tensor:

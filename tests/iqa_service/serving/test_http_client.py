@@ -13,13 +13,13 @@ import uvicorn
 
 from iqa_service.errors import ScorerAway, ScorerBusy, ScorerError
 from iqa_service.registry import open_scorer
-from iqa_service.scorers.backends import Candidate, LocalBackend
-from iqa_service.scorers.base import DaclipScorer
+from iqa_service.scorers.base import Candidate
 from iqa_service.scorers.consistency import ConsistentBackend
 from iqa_service.scorers.daclip import Rule
+from iqa_service.scorers.daclip_iqa import DaclipScorer
 from iqa_service.serving.batching import ScoringService
 from iqa_service.serving.http_api import make_api
-from iqa_service.serving.schemas import TOKEN_VARIABLE, ServiceSettings
+from iqa_service.serving.settings import TOKEN_VARIABLE, ServiceSettings
 
 
 class Served(uvicorn.Server):
@@ -68,13 +68,13 @@ class Line(ScoringService):
 
 @pytest.fixture
 def line(daclip) -> Line:
-    return Line(LocalBackend(DaclipScorer(daclip, Rule(), "centre", "test")), views_at_once=2)
+    return Line(DaclipScorer(daclip, Rule(), "centre", "test"), views_at_once=2)
 
 
 @pytest.mark.parametrize("consistency", [0, 0.25])
 @pytest.mark.parametrize("kind", ["centre", "tiles"])
 def test_scores_and_fingerprint_are_those_in_process(serve, daclip, china, flower, kind, consistency):
-    local = LocalBackend(DaclipScorer(daclip, Rule(), kind, "test"))
+    local = DaclipScorer(daclip, Rule(), kind, "test")
     backend = ConsistentBackend(local, consistency) if consistency else local
     remote = open_scorer(serve(ScoringService(backend)).url)
     candidates = [
@@ -95,9 +95,9 @@ def test_whole_images_arrive_as_they_were(serve, china, flower):
     remote.close()
 
 
-def test_consistency_may_be_asked_for_by_the_caller(serve, line, china):
+def test_consistency_may_be_asked_for_by_the_caller(serve, line, daclip, china):
     remote = open_scorer(f"{serve(line).url}?consistency=0.5")
-    local = ConsistentBackend(line._backend, 0.5)
+    local = ConsistentBackend(DaclipScorer(daclip, Rule(), "centre", "test"), 0.5)
     candidate = Candidate("a", china, np.minimum(china, 200))
     assert remote.fingerprint == local.fingerprint
     assert remote.score([candidate]) == pytest.approx(local.score([candidate]), abs=1e-3)
@@ -125,7 +125,7 @@ def test_a_service_that_hangs_is_not_waited_for(serve, line, china):
 
 def test_another_scorer_at_the_old_address_is_noticed(serve, line, china, full_daclip):
     remote = open_scorer(serve(line).url)
-    other = LocalBackend(DaclipScorer(full_daclip, Rule(), "tiles", "other"))
+    other = DaclipScorer(full_daclip, Rule(), "tiles", "other")
     line.__init__(other, 2)
     with pytest.raises(ScorerError, match="cannot be compared"):
         remote.score([Candidate("a", china)])
@@ -154,7 +154,7 @@ def test_a_token_loses_its_line_end_and_is_never_told(serve, line, china, monkey
 def test_the_token_is_taken_from_the_environment(serve, line, china, monkeypatch):
     url = serve(line, token="sesame").url
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
-    with pytest.raises(ScorerError, match=f"wants another token: set {TOKEN_VARIABLE}"):
+    with pytest.raises(ScorerError, match=f"refuses the token: set {TOKEN_VARIABLE}"):
         open_scorer(url)
     monkeypatch.setenv(TOKEN_VARIABLE, "sesame")
     remote = open_scorer(url)
