@@ -22,8 +22,10 @@ from ray.serve.schema import LoggingConfig
 from ray.util.metrics import Counter, Histogram
 
 from iqa_service.errors import ScorerError
+from iqa_service.registry import by_import_path
 from iqa_service.scorers.remote import Answer, ScorerInfo, ViewCall
 from iqa_service.serving.settings import SCORER, ServiceSettings, token_of_environment
+from rgsud_core.plugins import search_path
 
 _BATCHES_AT_ONCE = 2
 """One is scored while the next one fills."""
@@ -122,6 +124,9 @@ def build_app(settings: ServiceSettings) -> serve.Application:
     if settings.token is None and (token := token_of_environment()):
         settings = settings.model_copy(update={"token": token})
     refusals = BackpressureConfig(retry_after_s=settings.retry_after_seconds)
+    resources: dict[str, Any] = {"num_cpus": settings.cpus, "num_gpus": settings.gpus}
+    if by_import_path(settings.scorer):
+        resources["runtime_env"] = {"env_vars": {"PYTHONPATH": search_path()}}
     scaling: dict[str, Any] = {"num_replicas": settings.replicas}
     if settings.max_replicas is not None:
         scaling = {
@@ -137,7 +142,7 @@ def build_app(settings: ServiceSettings) -> serve.Application:
         max_queued_requests=settings.max_queued_requests,
         backpressure_config=refusals,
         max_constructor_retry_count=1,  # what cannot be opened once cannot be opened twice
-        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
+        ray_actor_options=resources,
         logging_config=_QUIET,
         **scaling,
     )(ScorerReplica).bind(settings)

@@ -23,11 +23,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
-from iqa_service.registry import has_place, open_scorer, split_outside_brackets
+from iqa_service.registry import absolute, has_place, open_scorer
 from iqa_service.serving.settings import ServiceSettings
 from pool_store.client import open_pool
 from rgsud_core.errors import FileError, last_line
 from rgsud_core.files import unwritable
+from rgsud_core.plugins import search_path
 from rgsud_core.signals import until_interrupted
 from trainer.config import Config
 from trainer.errors import TrainerError
@@ -35,8 +36,6 @@ from trainer.launch.worker import Summary, view_of, work
 from trainer.reporting.sinks import RayMetricsView, following
 from trainer.state.checkpoints import Checkpoints
 
-_PATHS = ("blobs", "weights", "truth", "reference")
-"""Options of pools and scorers that are paths."""
 _STOP = ".stop"
 """A file in the run's folder: asks the workers to save and end."""
 _REFUSAL = ".refusal"
@@ -80,6 +79,7 @@ def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
             run_config=RunConfig(
                 name=config.name,
                 storage_path=str(config.folder / "ray"),
+                worker_runtime_env={"env_vars": {"PYTHONPATH": search_path()}},  # type: ignore[call-arg]
                 failure_config=FailureConfig(max_failures=config.ray.max_failures),
             ),
         )
@@ -132,7 +132,7 @@ def _absolute(config: Config) -> Config:
         update={
             "record": None if record is None else record.resolve(),
             "pool": _whole(config.recycling.pool.replace("{run}", str(config.folder.resolve()))),
-            "scorer": _whole(config.recycling.scorer),
+            "scorer": absolute(config.recycling.scorer),
         }
     )
     return config.model_copy(
@@ -145,12 +145,12 @@ def _absolute(config: Config) -> Config:
 
 
 def _whole(spec: str) -> str:
-    """The address of a pool or a scorer with the paths among its options made absolute."""
+    """The address of a pool with the path among its options made absolute."""
     name, _, query = spec.partition("?")
     parts = []
-    for part in split_outside_brackets(query, "&") if query else []:
+    for part in query.split("&") if query else []:
         key, _, value = part.partition("=")
-        if key in _PATHS and "://" not in value:
+        if key == "blobs" and "://" not in value:
             part = f"{key}={quote(str(Path(unquote(value)).expanduser().resolve()))}"
         parts.append(part)
     return "?".join((name, "&".join(parts))) if parts else name
