@@ -152,7 +152,7 @@ class Subject:
 
     def _lookups(self, count: int) -> None:
         """What the server itself says that it takes to find an id: what no way of deciding can do without."""
-        client, key = self.pool.server.client, self.pool.key(0, "best")
+        client, key = self.pool.server.client, self.pool.shards.key(0, "best")
         client.config_resetstat()
         for _ in range(count // 10):
             client.zmscore(key, [offer.id for offer in self.load.next(256, 256)[0]])

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
-import redis
 from pydantic import TypeAdapter, ValidationError
-from redis.cluster import RedisCluster
 
-from pool_store.engine.connection import CONNECTION, Client, Server
-from pool_store.engine.embedded import open_embedded
 from pool_store.engine.images import Image
 from pool_store.engine.pages import Sort
 from pool_store.engine.pool import Kind
-from pool_store.engine.pools import DEFAULT, PoolHost
+from pool_store.engine.pools import DEFAULT, open_host
 from pool_store.errors import PoolError
 from pool_store.schemas import (
     Decision,
@@ -29,12 +24,6 @@ from pool_store.schemas import (
     Swept,
     Verified,
 )
-
-KNOWN = (
-    "embedded:FOLDER, redis://HOST:PORT/DB?blobs=FOLDER, redis+cluster://HOST:PORT?blobs=s3://BUCKET/PREFIX, "
-    "unix://SOCKET?blobs=FOLDER, http://HOST:PORT"
-)
-_REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 
 
 class Pool(Protocol):
@@ -122,53 +111,3 @@ def open_pool(spec: str, *, fingerprint: str | None, keep: int = 1, history: int
     except BaseException:
         host.close()
         raise
-
-
-def open_host(spec: str) -> PoolHost:
-    """The server that a spec names, with all its pools: see `open_pool`, without `pool=NAME` and `http://`."""
-    url, _, query = spec.partition("?")
-    scheme, _, rest = url.partition(":")
-    options = dict(parse_qsl(query))
-    unknown = sorted(set(options) - {"fsync", *(("blobs", "subpools") if scheme in _REDIS else ())})
-    if unknown:
-        raise PoolError(
-            f"unknown option '{unknown[0]}' in the address of {scheme}: use blobs, pool, fsync or subpools"
-        )
-    fsync = options.pop("fsync", "always")
-    if fsync not in ("always", "everysec"):
-        raise PoolError(f"a pool cannot be synced '{fsync}': use fsync=always or fsync=everysec")
-    if scheme == "embedded" and rest:
-        return open_embedded(Path(rest), fsync)
-    if scheme in _REDIS:
-        return _open_redis(url, fsync, options)
-    raise PoolError(f"unknown pool '{spec.rstrip('?')}': use one of {KNOWN}")
-
-
-def _open_redis(url: str, fsync: str, options: dict[str, str]) -> PoolHost:
-    try:
-        parts = urlsplit(url)
-        title = f"the pool at {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        place, shards = options.pop("blobs", ""), int(options.pop("subpools", "1"))
-        if not 1 <= shards <= 4096:
-            raise PoolError(f"{title} cannot be divided into {shards}: use 1 to 4096 sub-pools")
-        if not place:
-            raise PoolError(f"{title} needs a place for its images: end its address in ?blobs=FOLDER")
-        if parts.scheme.endswith("+cluster"):
-            server = Server(_cluster(url.replace("+cluster", "", 1), title), title)
-        else:
-            server = Server(redis.Redis.from_url(url, **CONNECTION), title)
-    except ValueError as error:
-        raise PoolError(f"a pool's address is wrong ({error}): use one of {KNOWN}") from error
-    server.check(fsync)
-    location = place if "://" in place else str(Path(place).expanduser().resolve())
-
-    def address(name: str) -> str:
-        return f"{url}?blobs={quote(location)}&pool={name}&fsync={fsync}"
-
-    return PoolHost(server, location, address, subpools=shards, closing=server.close)
-
-
-def _cluster(url: str, title: str) -> Client:
-    """Unlike a plain client, one of a cluster connects as soon as it is made."""
-    with Server(redis.Redis(), title).answering():
-        return RedisCluster.from_url(url, **CONNECTION)

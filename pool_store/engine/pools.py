@@ -5,14 +5,26 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, urlsplit
 
-from pool_store.engine.connection import Server
+import redis
+from redis.cluster import RedisCluster
+
+from pool_store.engine.connection import CONNECTION, Client, Server
+from pool_store.engine.embedded import EmbeddedServer
 from pool_store.engine.images import Blobs
-from pool_store.engine.pool import REGISTRY, RewardPool
+from pool_store.engine.pool import RewardPool
+from pool_store.engine.shards import REGISTRY
 from pool_store.errors import PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.schemas import PoolSettings
 from rgsud_core.objects import ErrorKinds, Storage, open_storage
 
+KNOWN = (
+    "embedded:FOLDER, redis://HOST:PORT/DB?blobs=FOLDER, redis+cluster://HOST:PORT?blobs=s3://BUCKET/PREFIX, "
+    "unix://SOCKET?blobs=FOLDER, http://HOST:PORT"
+)
+_REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 DEFAULT = "main"
 """The pool of an address that names none."""
 POOL_ERRORS = ErrorKinds(PoolError, PoolUnavailable, PoolFull, PoolMissing)
@@ -99,7 +111,7 @@ class PoolHost:
                     name=name,
                     settings=settings,
                     address=self._address(name),
-                    subpools=self._subpools,
+                    shards=self._subpools,
                     closing=self.close,
                 )
             return pool
@@ -115,3 +127,74 @@ class PoolHost:
     def close(self) -> None:
         """Ends the connection, and an embedded server; what the pools hold stays."""
         self._closing()
+
+
+def open_host(spec: str) -> PoolHost:
+    """The server that a spec names, with all its pools: see `open_pool`, without `pool=NAME` and `http://`."""
+    url, _, query = spec.partition("?")
+    scheme, _, rest = url.partition(":")
+    options = dict(parse_qsl(query))
+    unknown = sorted(set(options) - {"fsync", *(("blobs", "subpools") if scheme in _REDIS else ())})
+    if unknown:
+        raise PoolError(
+            f"unknown option '{unknown[0]}' in the address of {scheme}: use blobs, pool, fsync or subpools"
+        )
+    fsync = options.pop("fsync", "always")
+    if fsync not in ("always", "everysec"):
+        raise PoolError(f"a pool cannot be synced '{fsync}': use fsync=always or fsync=everysec")
+    if scheme == "embedded" and rest:
+        return _open_embedded(Path(rest), fsync)
+    if scheme in _REDIS:
+        return _open_redis(url, fsync, options)
+    raise PoolError(f"unknown pool '{spec.rstrip('?')}': use one of {KNOWN}")
+
+
+def _open_embedded(folder: Path, fsync: str) -> PoolHost:
+    """Other processes of the machine join a pool by its `address`."""
+    embedded = EmbeddedServer(folder, fsync)
+    client = redis.Redis(unix_socket_path=str(embedded.socket), **CONNECTION)
+    blobs = str(embedded.folder / "blobs")
+
+    def address(name: str) -> str:
+        return f"unix://{embedded.socket}?blobs={quote(blobs)}&pool={name}&fsync={fsync}"
+
+    def close() -> None:
+        client.close()
+        embedded.close()
+
+    try:
+        server = Server(client, f"the pool in {embedded.folder}", embedded.diagnose)
+        return PoolHost(server, blobs, address, closing=close)
+    except BaseException:
+        close()
+        raise
+
+
+def _open_redis(url: str, fsync: str, options: dict[str, str]) -> PoolHost:
+    try:
+        parts = urlsplit(url)
+        title = f"the pool at {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        place, shards = options.pop("blobs", ""), int(options.pop("subpools", "1"))
+        if not 1 <= shards <= 4096:
+            raise PoolError(f"{title} cannot be divided into {shards}: use 1 to 4096 sub-pools")
+        if not place:
+            raise PoolError(f"{title} needs a place for its images: end its address in ?blobs=FOLDER")
+        if parts.scheme.endswith("+cluster"):
+            server = Server(_cluster(url.replace("+cluster", "", 1), title), title)
+        else:
+            server = Server(redis.Redis.from_url(url, **CONNECTION), title)
+    except ValueError as error:
+        raise PoolError(f"a pool's address is wrong ({error}): use one of {KNOWN}") from error
+    server.check(fsync)
+    location = place if "://" in place else str(Path(place).expanduser().resolve())
+
+    def address(name: str) -> str:
+        return f"{url}?blobs={quote(location)}&pool={name}&fsync={fsync}"
+
+    return PoolHost(server, location, address, subpools=shards, closing=server.close)
+
+
+def _cluster(url: str, title: str) -> Client:
+    """Unlike a plain client, one of a cluster connects as soon as it is made."""
+    with Server(redis.Redis(), title).answering():
+        return RedisCluster.from_url(url, **CONNECTION)

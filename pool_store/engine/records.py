@@ -1,47 +1,41 @@
-"""How offers travel to the scripts and how entries rest in Redis: `common.lua` gives the layouts."""
+"""Binary layouts of offers, as the scripts take them, and of entries, as Redis holds them (`common.lua`)."""
 
 from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 from pool_store.errors import PoolError
 from pool_store.schemas import LARGEST, Candidate, Entry, HistoryItem, Lineage, Offer
 
 HEAD, BODY, MORE = 3, 47, 55
-FULL = 40
-"""Entries a bucket, on average; `decide.lua` splits by the same number."""
+"""Bytes of a record's head, of a candidate's body, and of a further candidate with its score."""
+LOWEST, WIDTH, BINS = -16.0, 0.25, 128
+"""The histogram: log-odds of the first edge, width and number of bins."""
+LATEST, MINUTES = 512, 1440
+"""Ids in `latest`, and minutes in `timeline`."""
+_SHARED = {"HEAD": HEAD, "BODY": BODY, "MORE": MORE, "LOWEST": LOWEST, "WIDTH": WIDTH, "BINS": BINS}
+_SHARED |= {"LATEST": LATEST, "MINUTES": MINUTES}
+LUA = "".join(f"local {name} = {value}\n" for name, value in _SHARED.items())
+"""The constants above, as every script begins with them."""
 ANSWER = struct.Struct(">cd")
 _OFFER = struct.Struct(">cId32sdIHH")
 _BODY = struct.Struct(">32sdI")
 _ITEM = struct.Struct(">dIBd32s")
 _SOURCE = struct.Struct(">BH")
-_PLACE = struct.Struct(">II")
+_HASHES = struct.Struct(">II")
 
 
-def place(id: str) -> tuple[int, int]:
-    """What an id is filed under: a number for the bucket and one for the sub-pool, 32 bits each."""
-    hash, spread = _PLACE.unpack_from(hashlib.sha1(id.encode(), usedforsecurity=False).digest())
-    return hash, spread
+def text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The fields and values of a hash, decoded."""
+    return {field.decode(): value.decode() for field, value in fields.items()}
 
 
-def bucket(hash: int, buckets: int) -> int:
-    """The bucket of an id among so many, as `common.lua` has it."""
-    power = 1 << (buckets.bit_length() - 1)
-    number = hash % (2 * power)
-    return number if number < buckets else number - power
-
-
-def met(hash: int, number: int, visited: Mapping[int, int]) -> bool:
-    """Whether an id in this bucket has been met by a scan, in a bucket that was split after its visit.
-    `visited` tells how many buckets there were when each was visited."""
-    while number:
-        number -= 1 << (number.bit_length() - 1)
-        if number in visited and bucket(hash, visited[number]) == number:
-            return True
-    return False
+def hashes(id: str) -> tuple[int, int]:
+    """Two hashes of an id, 32 bits each: one recognises its offers, the other chooses its shard."""
+    first, second = _HASHES.unpack_from(hashlib.sha1(id.encode(), usedforsecurity=False).digest())
+    return first, second
 
 
 def source(lineage: Lineage) -> bytes:
@@ -49,40 +43,36 @@ def source(lineage: Lineage) -> bytes:
     return _SOURCE.pack(lineage.stage, lineage.worker) + lineage.run.encode()
 
 
-def pack_offer(flag: bytes, hash: int, offer: Offer, source: int) -> bytes:
-    """PoolError where the score is no finite float32: a script could not tell one by one."""
+def _pack_offer(flag: bytes, offer: Offer, source: int) -> bytes:
     score, lineage, id = offer.log_odds, offer.lineage, offer.id.encode()
     if not abs(score) <= LARGEST:
         raise PoolError(f"the score offered is {score}: offer finite float32 log-odds only")
+    hash, digest = hashes(offer.id)[0], bytes.fromhex(offer.digest)
     # Zero has no sign here, or the same offer would look like two.
-    digest = bytes.fromhex(offer.digest)
     return _OFFER.pack(flag, hash, score + 0.0, digest, lineage.time, lineage.step, source, len(id)) + id
 
 
 def pack_offers(
-    batch: Sequence[tuple[int, int]],
-    offers: Sequence[Offer],
-    stored: Set[str],
-    fingerprint: str,
-    added: Sequence[int],
+    offers: Iterable[Offer], stored: Set[str], fingerprint: str, added: Sequence[int]
 ) -> list[bytes | str | int]:
-    """The offers of a batch, given by index and hash, as `decide.lua` takes them. `stored` has the digests of
-    images that are known to be stored, `added` the bytes of those that are to be counted."""
+    """Offers as `decide.lua` takes them; PoolError where a score is no finite float32.
+
+    Args:
+        stored: digests of the images that are known to be stored.
+        added: bytes of each image that is to be counted as stored.
+    """
     sources: dict[bytes, int] = {}
     packed = []
-    for index, hash in batch:
-        offer = offers[index]
+    for offer in offers:
         number = sources.setdefault(source(offer.lineage), len(sources) + 1)
         flag = b"C" if offer.digest in stored else b"F"
-        if offer.fingerprint != fingerprint:
-            flag = b"S"
-        packed.append(pack_offer(flag, hash, offer, number))
+        packed.append(_pack_offer(flag if offer.fingerprint == fingerprint else b"S", offer, number))
     # All in one argument: a thousand of them would take longer to send and to read than to decide.
     return [fingerprint, len(added), sum(added), len(sources), *sources, b"".join(packed)]
 
 
 def pack_entry(entry: Entry, number_of: Callable[[bytes], int]) -> bytes:
-    """The record of an entry, `number_of` telling the number of a source."""
+    """The record of an entry; `number_of` gives the number of a source."""
     parts = [entry.replacements.to_bytes(HEAD)]
     for rank, candidate in enumerate(entry.candidates):
         if rank:
@@ -94,7 +84,7 @@ def pack_entry(entry: Entry, number_of: Callable[[bytes], int]) -> bytes:
 
 
 def unpack_entry(id: str, score: float, record: bytes, source_of: Callable[[int], bytes]) -> Entry:
-    """The entry of a record and its best score, `source_of` telling the source of a number."""
+    """The entry of a record and its best score; `source_of` gives the source of a number."""
     candidates = []
     for log_odds, body in bodies(score, record):
         digest, time, step = _BODY.unpack_from(body)
@@ -109,13 +99,6 @@ def unpack_entry(id: str, score: float, record: bytes, source_of: Callable[[int]
         candidates=tuple(candidates),
         replacements=int.from_bytes(record[:HEAD]),
     )
-
-
-def scanned(found: Sequence[Any]) -> Iterator[tuple[int, str, float, bytes]]:
-    """Bucket, id, best score and record of what `scan.lua` found."""
-    for bucket, entries, scores in zip(found[::3], found[1::3], found[2::3], strict=True):
-        for id, record, score in zip(entries[::2], entries[1::2], scores, strict=True):
-            yield bucket, id.decode(), float(score), record
 
 
 def bodies(score: float, record: bytes) -> Iterator[tuple[float, bytes]]:

@@ -3,169 +3,162 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from pool_store.engine import records
-from pool_store.engine.batches import batched
-from pool_store.engine.connection import Script
 from pool_store.engine.dump_schema import check_dump
-from pool_store.errors import PoolError
+from pool_store.engine.shards import KEYS, Key, Shards, sliced
+from pool_store.engine.stats import COUNTERS, Totals
+from pool_store.errors import PoolConflict, PoolError
 from pool_store.schemas import Entry, HistoryItem, PoolSettings
 
-if TYPE_CHECKING:
-    from pool_store.engine.pool import RewardPool
-
-FORMAT = "3"
-SCAN = Script("scan")
-_SETTINGS = ("format", "fingerprint", "keep", "history")
+FORMAT, DUMP_FORMAT = "4", "3"
+"""Versions of what a pool looks like in Redis, and of its dumps."""
+_SETTINGS = ("fingerprint", "keep", "history")
 _SUMS = (("sum", "sum_rest"), ("rewards", "rewards_rest"))
-_COUNTERS = ("offers", "replacements", "stale")
 _HISTORY: TypeAdapter[list[HistoryItem]] = TypeAdapter(list[HistoryItem])
-PAGE = 1000
-LATEST = 512
 
 
-def snapshot(pool: RewardPool) -> dict[str, Any]:
-    """`meta`: settings, counters, sums, histogram and timeline; `entries`: by id, with their history."""
-    meta: dict[str, Any] = {}
-    counts: Counter[str] = Counter()
-    parts: dict[str, list[float]] = defaultdict(list)
-    bins: Counter[str] = Counter()
-    minutes: dict[str, Counter[str]] = defaultdict(Counter)
-    entries: dict[str, Any] = {}
-    for subpool in range(pool.subpools):
-        _, birth, found, *fields = pool.server.run(SCAN, pool.key(subpool, "meta"), [0, -1])
-        pool.born(subpool, birth)
-        stored, histogram, timeline, past = (
-            dict(zip(pairs[::2], pairs[1::2], strict=True)) for pairs in fields
+def check(what: str, meta: Mapping[str, str], wanted: PoolSettings | None, format: str = FORMAT) -> None:
+    """Whether a pool, or a dump, may be used as `wanted`.
+
+    Raises:
+        PoolError: its format is not `format`.
+        PoolConflict: it belongs to another scorer, or keeps another number of candidates.
+    """
+    if meta["format"] != format:
+        raise PoolError(f"{what} has format {meta['format']}, not {format}: use the version that wrote it")
+    if wanted and meta["fingerprint"] != wanted.fingerprint:
+        raise PoolConflict(
+            f"{what} holds scores of scorer '{meta['fingerprint']}', not of '{wanted.fingerprint}': "
+            "use that scorer, or another pool"
         )
-        text = {field.decode(): value.decode() for field, value in stored.items()}
-        if subpool == 0:
-            meta = {field: text[field] for field in (*_SETTINGS, *(["size"] if "size" in text else []))}
-        for field, value in text.items():
-            if field in _COUNTERS or field.startswith("stage:"):
-                counts[field] += int(value)
-        for pair in _SUMS:
-            parts[pair[0]] += (float(text[field]) for field in pair)
-        for bin, number in histogram.items():
-            bins[bin.decode()] += int(number)
-        for minute, pair in timeline.items():
-            offers, replacements = map(int, pair.split())
-            minutes[minute.decode()].update(offers=offers, replacements=replacements)
-        for _, id, score, record in records.scanned(found):
-            entry = pool.unpack(subpool, id, score, record).model_dump(mode="json", exclude={"id"})
-            history = records.unpack_history(past.get(id.encode(), b""))
-            entries[id] = {**entry, "history": [item.model_dump() for item in history]}
+    if wanted and int(meta["keep"]) != wanted.keep:
+        raise PoolConflict(
+            f"{what} keeps {meta['keep']} candidates an image, not {wanted.keep}: set keep={meta['keep']}"
+        )
+
+
+def snapshot(shards: Shards) -> dict[str, Any]:
+    """`meta`: settings, counters, sums, histogram and timeline; `entries`: by id, with their history."""
+
+    def queue(pipe: Any, key: Key) -> None:
+        for name in ("meta", "histogram", "timeline", "sources", "history", "entries"):
+            pipe.hgetall(key(name))
+        pipe.zrange(key("best"), 0, -1, withscores=True)
+
+    answers = shards.transact_all(queue)
+    stored = records.text(answers[0][0])
+    if not stored:
+        raise PoolError(f"{shards.server.title} was emptied while the pool was open: open it anew")
+    totals = Totals(hashes[:3] for hashes in answers)
+    meta: dict[str, Any] = {"format": DUMP_FORMAT}
+    meta |= {field: stored[field] for field in (*_SETTINGS, "size") if field in stored}
+    entries: dict[str, Any] = {}
+    for *_, sources, histories, found, scores in answers:
+        numbered = {int(number): source for source, number in sources.items()}
+        for id, score in scores:
+            entry = records.unpack_entry(id.decode(), score, found[id], numbered.__getitem__)
+            history = records.unpack_history(histories.get(id, b""))
+            entries[entry.id] = {
+                **entry.model_dump(mode="json", exclude={"id"}),
+                "history": [item.model_dump() for item in history],
+            }
     for high, low in _SUMS:
-        total = math.fsum(parts[high])
-        meta[high], meta[low] = repr(total), repr(math.fsum([*parts[high], -total]))
-    meta |= {field: str(value) for field, value in sorted(counts.items())}
-    meta["histogram"] = {bin: bins[bin] for bin in sorted(bins, key=int) if bins[bin]}
-    meta["timeline"] = {minute: dict(minutes[minute]) for minute in sorted(minutes, key=int)}
+        parts = totals.parts[high]
+        total = math.fsum(parts)
+        meta[high], meta[low] = repr(total), repr(math.fsum([*parts, -total]))
+    meta |= {field: str(n) for field, n in sorted(totals.counts.items()) if not field.startswith("blob")}
+    meta["histogram"] = {str(bin): count for bin, count in sorted(totals.bins.items()) if count}
+    meta["timeline"] = {str(minute): dict(pair) for minute, pair in sorted(totals.minutes.items())}
     return {"meta": meta, "entries": {id: entries[id] for id in sorted(entries)}}
 
 
-def restore(pool: RewardPool, state: Mapping[str, Any]) -> None:
-    """Makes the contents those of a `snapshot`, at once in every sub-pool; see `RewardPool.restore`."""
+def restore(shards: Shards, wanted: PoolSettings, state: Mapping[str, Any]) -> None:
+    """Makes the contents those of a `snapshot`, at once in every shard; see `RewardPool.restore`."""
     check_dump(state)
     meta = dict(state["meta"])
-    wanted = PoolSettings(fingerprint=pool.fingerprint, keep=pool.keep)
-    pool.check("the dump", meta, wanted)
+    check("the dump", meta, wanted, DUMP_FORMAT)
     entries, histories = [], {}
     for id, fields in state["entries"].items():
         history = _HISTORY.validate_python(fields["history"])
         entries.append(Entry(id=id, **{name: value for name, value in fields.items() if name != "history"}))
-        histories[id] = history[: pool.history_length]
+        histories[id] = records.pack_history(history[: wanted.history])
     referenced = {candidate.digest for entry in entries for candidate in entry.candidates}
-    missing = sorted(digest for digest in referenced if not pool.blobs.touch(digest))
+    missing = sorted(digest for digest in referenced if not shards.blobs.touch(digest))
     if missing:
         raise PoolError(
-            f"{len(missing)} of the dump's {len(referenced)} images have been swept from {pool.title}, "
-            f"the first is {missing[0]}: resume from a newer checkpoint, and sweep with a longer grace"
+            f"{len(missing)} of the dump's {len(referenced)} images have been swept from "
+            f"{shards.server.title}, the first is {missing[0]}: resume from a newer checkpoint, and sweep "
+            "with a longer grace"
         )
     grouped: dict[int, list[Entry]] = defaultdict(list)
     for entry in entries:
-        grouped[records.place(entry.id)[1] % pool.subpools].append(entry)
+        grouped[shards.of(entry.id)].append(entry)
     dropped: dict[int, set[bytes]] = defaultdict(set)
-    for subpool, _, _, record in pool.scan_records():
-        dropped[subpool].update(records.digests(record))
+    for shard, _, _, record in shards.scan_records():
+        dropped[shard].update(records.digests(record))
     kept = {bytes.fromhex(digest) for digest in referenced}
-    for subpool in range(pool.subpools):
-        # What is summed up over the sub-pools is all put into the first.
-        fields = _fields(meta) if subpool == 0 else {}
-        _fill(pool, subpool, grouped[subpool], histories, fields, dropped[subpool] - kept)
+    for shard in range(shards.count):
+        # Totals over all shards are stored in the first one.
+        fields = _fields(meta) if shard == 0 else {}
+        _fill(shards, shard, grouped[shard], histories, fields, dropped[shard] - kept)
 
 
 def _fields(meta: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What else than entries a sub-pool has, by key."""
-    held = {
-        field: value for field, value in meta.items() if field not in (*_SETTINGS, "histogram", "timeline")
-    }
+    """What a shard holds besides entries, by key."""
+    apart = ("format", *_SETTINGS, "histogram", "timeline")
     timeline = {
         minute: f"{pair['offers']} {pair['replacements']}" for minute, pair in meta["timeline"].items()
     }
+    held = {field: value for field, value in meta.items() if field not in apart}
     return {"meta": held, "histogram": meta["histogram"], "timeline": timeline}
 
 
 def _fill(
-    pool: RewardPool,
-    subpool: int,
+    shards: Shards,
+    shard: int,
     entries: Sequence[Entry],
-    histories: Mapping[str, Sequence[HistoryItem]],
+    histories: Mapping[str, bytes],
     fields: Mapping[str, Mapping[str, Any]],
     dropped: set[bytes],
 ) -> None:
-    buckets = max(1, -(-len(entries) // records.FULL))
-    client = pool.server.client
-    with pool.server.answering():
-        before = {field.decode(): value for field, value in client.hgetall(pool.key(subpool, "meta")).items()}
-        known = {
-            packed: int(number) for packed, number in client.hgetall(pool.key(subpool, "sources")).items()
-        }
-    now = pool.server.now()
-    number_of = _numbering(known)
-    filed: dict[int, dict[str, bytes]] = defaultdict(dict)
-    for entry in entries:
-        hash, _ = records.place(entry.id)
-        filed[records.bucket(hash, buckets)][entry.id] = records.pack_entry(entry, number_of)
+    before, sources = shards.transact(
+        shard, lambda pipe, key: [pipe.hgetall(key(name)) for name in ("meta", "sources")]
+    )
+    now = shards.server.now().to_bytes(4)
+    numbers = {source: int(number) for source, number in sources.items()}
+    packed = {
+        entry.id: records.pack_entry(entry, lambda source: numbers.setdefault(source, len(numbers)))
+        for entry in entries
+    }
+    past = {id: histories[id] for id in packed if histories[id]}
+    hashes = {**fields, "sources": numbers, "entries": packed, "history": past}
+    scores = {entry.id: entry.best.log_odds for entry in entries}
+    newest = sorted(entries, key=lambda entry: entry.best.lineage.time)[-records.LATEST :]
     counted = [
-        field for field in before if field in _COUNTERS or field.startswith("stage:") or field == "size"
+        field
+        for field in records.text(before)
+        if field in (*COUNTERS[:3], "size") or field.startswith("stage:")
     ]
-    zeros: dict[str, Any] = dict.fromkeys((name for pair in _SUMS for name in pair), 0)
-    with pool.server.answering(), pool.server.transaction() as pipe:
-        for numbers in batched(range(int(before["buckets"])), PAGE):
-            pipe.unlink(*(pool.key(subpool, f"b:{number}") for number in numbers))
-        cleared = ("best", "latest", "history", "histogram", "timeline", "replays:0", "replays:1")
-        pipe.unlink(*(pool.key(subpool, key) for key in cleared))
+
+    def queue(pipe: Any, key: Key) -> None:
+        pipe.unlink(*(key(name) for name in KEYS if name not in ("meta", "sources", "released")))
         if counted:
-            pipe.hdel(pool.key(subpool, "meta"), *counted)
-        pipe.hset(pool.key(subpool, "meta"), mapping={"buckets": buckets, **zeros})
-        for key, mapping in fields.items():
-            if mapping:
-                pipe.hset(pool.key(subpool, key), mapping=dict(mapping))
-        if known:
-            pipe.hset(pool.key(subpool, "sources"), mapping={packed: known[packed] for packed in known})
-        for number, held in filed.items():
-            pipe.hset(pool.key(subpool, f"b:{number}"), mapping=held)
-        for page in batched(entries, PAGE):
-            pipe.zadd(pool.key(subpool, "best"), {entry.id: entry.best.log_odds for entry in page})
-            past = {
-                entry.id: records.pack_history(histories[entry.id]) for entry in page if histories[entry.id]
-            }
-            if past:
-                pipe.hset(pool.key(subpool, "history"), mapping=past)
-        newest = sorted(entries, key=lambda entry: entry.best.lineage.time)[-LATEST:]
+            pipe.hdel(key("meta"), *counted)
+        pipe.hset(key("meta"), mapping=dict.fromkeys((name for pair in _SUMS for name in pair), 0))
+        for name, mapping in hashes.items():
+            for page in sliced([*mapping.items()]):
+                pipe.hset(key(name), mapping=dict(page))
+        for page in sliced([*scores.items()]):
+            pipe.zadd(key("best"), dict(page))
         if newest:
-            pipe.zadd(pool.key(subpool, "latest"), {entry.id: entry.best.lineage.time for entry in newest})
-        for digests in batched(sorted(dropped), PAGE):
-            pipe.rpush(pool.key(subpool, "released"), *(digest + now.to_bytes(4) for digest in digests))
-        pipe.execute()
+            pipe.zadd(key("latest"), {entry.id: entry.best.lineage.time for entry in newest})
+        for digests in sliced(sorted(dropped)):
+            pipe.rpush(key("released"), *(digest + now for digest in digests))
 
-
-def _numbering(known: dict[bytes, int]) -> Callable[[bytes], int]:
-    """Numbers sources as `decide.lua` does, adding to `known`."""
-    return lambda source: known.setdefault(source, len(known))
+    shards.transact(shard, queue)

