@@ -65,7 +65,9 @@ class Pool(Protocol):
     def close(self) -> None: ...
 
 
-def open_pool(spec: str, *, fingerprint: str | None, keep: int = 1, history: int | None = None) -> Pool:
+def open_pool(
+    spec: str, *, fingerprint: str | None = None, keep: int = 1, history: int | None = None
+) -> Pool:
     """Opens, or makes, the pool that `spec` names, for scorer `fingerprint` and `keep` candidates an image.
 
     `embedded:FOLDER` starts a server of its own; other processes of the machine join by the pool's `address`.

@@ -1,8 +1,11 @@
-"""The base of every settings class: typed, closed, and helpful about misspelt keys."""
+"""The base of every settings class: typed, closed, and helpful about misspelt keys; and their description."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -22,3 +25,58 @@ class Settings(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown setting '{key}': {nearest(str(key), cls.model_fields)}")
         return values
+
+
+@dataclass(frozen=True)
+class Described:
+    """One setting of a tree, ready to be shown."""
+
+    key: str
+    """Its path in the tree, ``group.setting``."""
+    value: Any
+    """What it is in this tree, as JSON has it."""
+    default: Any
+    """What it is where nothing is given, as JSON has it; None also where something must be given."""
+    type: str
+    text: str
+    """What it means."""
+    group: bool = False
+    """Whether it is a group of settings, which follow."""
+
+
+def describe(tree: Settings, group: str = "") -> Iterator[Described]:
+    """Every setting of a tree, in order of definition; groups come before what is in them.
+
+    The settings of a group are those of the class that the tree holds, where several are possible.
+    """
+    values = tree.model_dump(mode="json")
+    defaults = type(tree).model_construct().model_dump(mode="json")
+    for name, field in type(tree).model_fields.items():
+        key, value = f"{group}{name}", getattr(tree, name)
+        kind = type_name(field.annotation, *field.metadata)
+        text = " ".join((field.description or "").split())
+        if isinstance(value, Settings):
+            yield Described(key, None, None, kind, text, group=True)
+            yield from describe(value, f"{key}.")
+        else:
+            yield Described(key, values[name], defaults.get(name), kind, text)
+
+
+def type_name(annotation: Any, *constraints: Any) -> str:
+    """A type as a person would write it: ``int >= 1``, ``current | averaged``, ``path | null``."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_name(*arguments)
+    if origin is Literal:
+        return " | ".join(map(str, arguments))
+    if origin in (Union, UnionType):
+        return " | ".join(type_name(one) for one in arguments)
+    if arguments:
+        return f"[{', '.join(type_name(one) for one in arguments if one is not ...)}]"
+    name = "null" if annotation is NoneType else annotation.__name__.removesuffix("Settings").lower()
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    found = [limit for one in constraints for limit in getattr(one, "metadata", [one])]
+    limits = [
+        f"{sign} {getattr(one, at):g}" for one in found for at, sign in signs.items() if hasattr(one, at)
+    ]
+    return " ".join([name, *limits])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -267,27 +268,53 @@ class Config(Settings):
         return self.runs / self.name
 
 
-def load_config(recipe: str | Path, overrides: list[str] | None = None) -> Config:
-    """Read a recipe by its name or path and apply ``key.of.setting=value`` overrides (YAML values).
+def load_config(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str] | None = None) -> Config:
+    """Read a recipe by its name or path, and change settings: ``{"key.of.setting": value}``, or
+    ``["key.of.setting=value"]`` with values in YAML.
 
     Raises:
         TrainerError: no such recipe, not YAML, or a setting that is unknown or out of range; the message
             names the setting, and the nearest known one.
     """
     tree = _read(recipe)
-    for override in overrides or []:
-        key, separator, value = override.partition("=")
-        if not separator:
-            raise TrainerError(f"'{override}' is not a setting: write key=value, as in data.crop=64.")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise TrainerError(f"'{override}' is not YAML after the '=': put the value in quotes.") from None
-        _assign(tree, key.split("."), parsed, override)
+    given = overrides.items() if isinstance(overrides, Mapping) else map(_parsed, overrides or ())
+    for key, value in given:
+        _assign(tree, key.split("."), value, f"{key}={value}")
+    return _valid(tree)
+
+
+def recipe_config(recipe: str | Path | None) -> Config:
+    """A recipe, or the defaults, with RAINY and CLEAN for the folders that it leaves open; to be shown.
+
+    Raises:
+        TrainerError: see :func:`load_config`.
+    """
+    tree = {} if recipe is None else _read(recipe)
+    tree["data"] = {"rainy": "RAINY", "clean": "CLEAN", **(tree.get("data") or {})}
+    return _valid(tree)
+
+
+def describe_recipe(recipe: str) -> tuple[str, str]:
+    """What a recipe is, and what it is for: the first two lines of its comment."""
+    what, purpose, *_ = _source(recipe).read_text().splitlines()
+    return what.removeprefix("# "), purpose.removeprefix("# ")
+
+
+def _valid(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as problem:
         raise TrainerError(_explain(problem)) from None
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    key, separator, value = override.partition("=")
+    if not separator:
+        raise TrainerError(f"'{override}' is not a setting: write key=value, as in data.crop=64.")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise TrainerError(f"'{override}' is not YAML after the '=': put the value in quotes.") from None
 
 
 def read_config(folder: Path) -> Config:
@@ -310,11 +337,14 @@ def _shipped() -> Any:
     return files("trainer") / "recipes"
 
 
-def _read(recipe: str | Path) -> dict[str, Any]:
+def _source(recipe: str | Path) -> Any:
     path = Path(recipe)
-    source = path if path.suffix in {".yaml", ".yml"} else _shipped() / f"{recipe}.yaml"
+    return path if path.suffix in {".yaml", ".yml"} else _shipped() / f"{recipe}.yaml"
+
+
+def _read(recipe: str | Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(source.read_text())
+        tree = yaml.safe_load(_source(recipe).read_text())
     except FileNotFoundError:
         raise TrainerError(
             f"there is no recipe '{recipe}': give the path of a .yaml file or one of {', '.join(recipes())}."

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -186,9 +188,11 @@ def test_what_is_missing_is_said(
 
 
 def test_the_shipped_recipes_are_valid(photographs: Path) -> None:
-    from trainer.config import load_config, recipes
+    from trainer.config import describe_recipe, load_config, recipes
 
     assert {"demo", "paper", "rain100l-mini"} <= set(recipes())
+    for name in recipes():
+        assert all(len(line) > 20 for line in describe_recipe(name))
     for name in recipes():
         load_config(name, [f"data.rainy={photographs}", f"data.clean={photographs}"])
 
@@ -210,3 +214,63 @@ def test_a_sheet_without_a_format_is_refused_before_the_work(
     arguments = ("evaluate", "no model", val / "rainy", val / "clean", "--sheet", photographs / "sheet")
     assert _rgsud(monkeypatch, *arguments) == 2
     assert "no suffix of an image format" in capsys.readouterr().err
+
+
+def test_settings_are_shown_with_value_type_and_meaning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _rgsud(monkeypatch, "settings", "schedule", "--recipe", "demo") == 0
+    shown = capsys.readouterr().out
+    assert "schedule.stage2_from=70%  int | share | plateau | never\n    When stage 2 begins" in shown
+    assert "recycling" not in shown.replace("When recycling", "")
+    assert _rgsud(monkeypatch, "settings", "ray.workers") == 0
+    assert "ray.workers=1  int >= 1 | [int >= 1, int >= 1]\n" in capsys.readouterr().out
+
+    assert _rgsud(monkeypatch, "settings", "--json", "--recipe", "demo") == 0
+    described = {one["key"]: one for one in json.loads(capsys.readouterr().out)}
+    assert described["schedule.samples"]["value"] == 100_000
+    assert described["schedule.samples"]["default"] == 400_000
+    assert described["schedule"]["group"]
+    assert all(one["text"] for key, one in described.items() if not key.startswith("method"))
+
+    for key, said in (("schedule.sample", "did you mean 'schedule.samples'?"), ("shedule", "'schedule'?")):
+        assert _rgsud(monkeypatch, "settings", key) == 2
+        assert said in capsys.readouterr().err
+    assert _rgsud(monkeypatch, "settings", "--recipe", "nowhere") == 2
+    assert "there is no recipe 'nowhere'" in capsys.readouterr().err
+
+
+def test_recipes_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _rgsud(monkeypatch, "recipes") == 0
+    shown = capsys.readouterr().out
+    assert "rain100l-mini" in shown
+    assert "For GPUs" in shown
+
+
+def test_an_interrupted_run_says_that_it_is_saved_and_other_commands_do_not(
+    tree: Tree, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer import train as loop
+
+    monkeypatch.setattr(loop, "finished", lambda *_: signal.raise_signal(signal.SIGINT) or False)
+    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs)) == 130
+    said = capsys.readouterr().err
+    assert f"interrupted; the run in {photographs / 'runs' / 'small'} has been saved: --resume" in said
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for place, arguments in (
+        (
+            "trainer.restore.inference.ImageFolder",
+            ("derain", photographs / "runs" / "small", photographs, "x"),
+        ),
+        ("iqa_service.registry.open_scorer", ("score", photographs / "rainy" / "0.png")),
+        ("trainer.launch.start.Checkpoints", ("train", photographs / "recipe.yaml")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, interrupted)
+            assert _rgsud(patch, *arguments) == 130
+        said = capsys.readouterr().err
+        assert "rgsud: interrupted." in said
+        assert "saved" not in said

@@ -15,11 +15,11 @@ import yaml
 
 from iqa_service.registry import open_scorer
 from pool_store.client import open_pool
+from rgsud_core.device import find_device
 from rgsud_core.files import writing
 from trainer.config import Config
 from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder, PairedFolder, check_training_data, named
-from trainer.errors import TrainerError
 from trainer.methods import AnyMethodSettings, build_method
 from trainer.methods.found_rain import FoundRainSettings
 from trainer.methods.parallel import rank, workers
@@ -29,26 +29,17 @@ from trainer.recycling.candidate_log import CandidateRecord
 from trainer.recycling.pool_link import Aside
 from trainer.recycling.recycler import Recycler
 from trainer.recycling.rewards import RewardReader
-from trainer.reporting.reporter import Degradable, Reporter
-from trainer.reporting.sinks import MetricsFile, TensorBoardView, View
+from trainer.reporting.reporter import MayAil, Reporter, SilentReporter
+from trainer.reporting.sinks import View
 from trainer.restore.evaluation import Panel, contact_sheet
-from trainer.run import Callback, Run
 from trainer.state.checkpoints import Checkpoints, TrainingState
 from trainer.state.mirror import Copies
 from trainer.state.schedule import Progress
+from trainer.train import Job
 
 
-def assemble(
-    config: Config,
-    checkpoints: Checkpoints,
-    views: Sequence[View],
-    stack: ExitStack,
-    callbacks: Sequence[Callback] = (),
-) -> Run:
-    """Everything that :func:`trainer.train.train` needs; what must be closed is left on ``stack``.
-
-    On worker 0 the views show the lines of ``metrics.jsonl``, and a reporter is the first of the callbacks.
-    """
+def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], stack: ExitStack) -> Job:
+    """Everything that :func:`trainer.train.train` needs; what must be closed is left on ``stack``."""
     data = config.data
     pairs: tuple[Path, Path] | None = None
     if data.validation_rainy is not None and data.validation_clean is not None:
@@ -63,7 +54,7 @@ def assemble(
 
     torch.manual_seed(config.seed)
     derainer = build_derainer(config.derainer, identity_start=config.identity_start)
-    method = build_method(_told(config, rainy), derainer, _device(config.device))
+    method = build_method(_told(config, rainy), derainer, find_device(config.device))
 
     chosen = config.recycling
     scorer = open_scorer(chosen.scorer)
@@ -92,18 +83,16 @@ def assemble(
     stack.callback(aside.close)
     copies = Copies(config)
     progress = Progress()
-    degradable: dict[str, Degradable] = {
-        "Candidates are being lost": recycler,
-        "Rewards cannot be read": rewards,
-        "The pool's figures cannot be read": aside,
-        "The run cannot be copied": copies,
-    }
-    if rank() > 0:
-        views = ()  # worker 0 writes for all
-    else:
-        board = TensorBoardView(config.folder / "tensorboard")
-        views = (MetricsFile(config.folder / "metrics.jsonl"), board, *views)
-    reporter = stack.enter_context(Reporter(config, degradable, views))
+    reporter: Reporter | SilentReporter = SilentReporter(config, recycler)
+    if rank() == 0:
+        validation = PairedFolder(*pairs) if pairs else None
+        troubles: dict[str, MayAil] = {
+            "Candidates are being lost": recycler,
+            "Rewards cannot be read": rewards,
+            "The pool's figures cannot be read": aside,
+            "The run cannot be copied": copies,
+        }
+        reporter = stack.enter_context(Reporter(config, rainy, validation, aside, recycler, troubles, views))
     reporter.notice(f"{checked.rainy.count} rainy and {checked.clean.count} clean images.", progress)
     if checked.leaked:
         reporter.notice(
@@ -122,19 +111,18 @@ def assemble(
         if config.method.finds_rain
         else None,
     )
-    return Run(
+    return Job(
         config=config,
         rainy=rainy,
-        validation=PairedFolder(*pairs) if pairs else None,
         batches=batches,
         method=method,
         pool=aside,
         recycler=recycler,
         rewards=rewards,
+        reporter=reporter,
         checkpoints=checkpoints,
         copies=copies,
         state=TrainingState(config, method, progress, pool),
-        callbacks=[*([reporter] if rank() == 0 else []), *callbacks],
     )
 
 
@@ -151,7 +139,7 @@ def _find_rain(
     config: Config,
     rainy: ImageFolder,
     radiance: float | None,
-    reporter: Reporter,
+    reporter: Reporter | SilentReporter,
     progress: Progress,
 ) -> RainBank:
     """Rain for the pseudo pairs, and a picture of it."""
@@ -173,19 +161,6 @@ def _find_rain(
         contact_sheet(rows, picture)
     reporter.notice(f"Rain was found in {len(bank)} of {bank.searched} images: see {picture}.", progress)
     return bank
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise TrainerError(
-            f"the device '{wanted}' cannot be used ({reason}): take device=cpu or auto."
-        ) from None
-    return torch.device(wanted)
 
 
 def _environment() -> dict[str, str | int | None]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,7 +34,6 @@ from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.launch.worker import Summary, view_of, work
 from trainer.reporting.sinks import RayMetricsView, following
-from trainer.run import Callback
 from trainer.state.checkpoints import Checkpoints
 
 _STOP = ".stop"
@@ -44,9 +42,7 @@ _REFUSAL = ".refusal"
 """Another one: what is wrong with the run, so that starting the workers again would not help."""
 
 
-def run_on_ray(
-    config: Config, start: Path | None, console: Console, callbacks: Sequence[Callback] = ()
-) -> Summary:
+def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
     """Train on Ray, from a checkpoint or from the beginning.
 
     Raises:
@@ -74,7 +70,6 @@ def run_on_ray(
             "config": config.model_dump(mode="json"),
             "start": None if start is None else str(start.resolve()),
             "threads": cpus,
-            "callbacks": list(callbacks),
         }
         trainer = TorchTrainer(
             _worker,
@@ -106,7 +101,7 @@ def run_on_ray(
     if refusal.exists():
         raise TrainerError(refusal.read_text())
     if asked.is_set():
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"the run in {config.folder} has been saved")
     return Summary.model_validate_json((config.folder / "summary.json").read_text())
 
 
@@ -121,8 +116,7 @@ def _worker(payload: dict[str, Any]) -> None:
     start = checkpoints.newest() if checkpoints.files() else payload["start"]
     stopping = (config.folder / _STOP).exists
     try:
-        begin = None if start is None else Path(start)
-        work(config, begin, [RayMetricsView()], stopping, payload["callbacks"])
+        work(config, None if start is None else Path(start), [RayMetricsView()], stopping)
     except (TrainerError, FileError) as problem:
         refusal.write_text(str(problem))
         raise

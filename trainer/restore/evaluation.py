@@ -215,18 +215,22 @@ class Panel:
     caption: str
 
 
-def compare(derain: Derain, pairs: PairedFolder, ids: Sequence[str]) -> list[list[Panel]]:
-    """Rows of rainy, derained and clean for a contact sheet, captioned with PSNR-Y and SSIM-Y (A)."""
+def compare(results: Sequence[Image], pairs: PairedFolder) -> list[list[Panel]]:
+    """Rows of rainy, derained and clean for a contact sheet, captioned with PSNR-Y and SSIM-Y (A).
+
+    `results` are the derained images, uint8 H,W,3, of the first of the pairs.
+    """
     rows = []
-    for identity in ids:
-        rainy, truth = pairs.load(pairs.ids.index(identity))
-        derained = derain(rainy)
+    for index, derained in enumerate(results):
+        rainy, truth = pairs.load(index)
         captions = (
             f"{name}  {psnr_y(image, truth):.2f} dB / {ssim_y(image, truth):.3f}"
             for name, image in (("rainy", rainy), ("derained", derained))
         )
         images = (rainy, derained, truth)
-        rows.append([Panel(*pair) for pair in zip(images, (*captions, f"clean  {identity}"), strict=True)])
+        rows.append(
+            [Panel(*pair) for pair in zip(images, (*captions, f"clean  {pairs.ids[index]}"), strict=True)]
+        )
     return rows
 
 

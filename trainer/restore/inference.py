@@ -31,11 +31,14 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
         net.train(training)
 
 
-def _run(net: nn.Module, image: Image, multiple: int, device: torch.device) -> NDArray[np.float32]:
+def _run(
+    net: nn.Module, image: NDArray[np.generic], multiple: int, device: torch.device
+) -> NDArray[np.float32]:
     """The network on one piece, float32 H,W,3; padded by reflection to the multiple and cut back."""
     height, width = image.shape[:2]
     padded = np.pad(image, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="reflect")
-    x = torch.from_numpy(padded).to(device).permute(2, 0, 1)[None].float() / 255
+    x = torch.from_numpy(padded).to(device).permute(2, 0, 1)[None].float()
+    x = x / 255 if image.dtype == np.uint8 else x
     y: Tensor | Sequence[Tensor] = net(x)
     full = y if isinstance(y, Tensor) else y[0]
     if full.shape != x.shape:
@@ -78,6 +81,18 @@ def _ramp(start: int, stop: int, length: int, overlap: int) -> Ramp:
 def derain_image(net: nn.Module, image: Image, *, tile: int | None = None, overlap: int = 32) -> Image:
     """Derains one image, uint8 H,W,3 RGB of any size -> the same shape, rounded once (half to even).
 
+    See :func:`derain_pixels`, whose result this rounds.
+    """
+    pixels = derain_pixels(net, image, tile=tile, overlap=overlap)
+    rounded: Image = np.rint(pixels * 255).astype(np.uint8)
+    return rounded
+
+
+def derain_pixels(
+    net: nn.Module, image: NDArray[np.generic], *, tile: int | None = None, overlap: int = 32
+) -> NDArray[np.float32]:
+    """Derains one image, uint8 or floating-point in [0,1] H,W,3 RGB of any size -> float32 in [0,1], H,W,3.
+
     `net` maps N,3,H,W in [0,1] to a tensor of that shape, or to a sequence that begins with one; its
     attribute `multiple` (1 where absent) is what H and W must divide by. `tile` is the side of the pieces in
     pixels (None: the whole at once; `multiple` + `overlap` is the least that is taken), `overlap` how much
@@ -108,8 +123,8 @@ def derain_image(net: nn.Module, image: Image, *, tile: int | None = None, overl
                     )
                     weight[top:bottom, left:right] += window
             blended = total / weight
-    rounded: Image = np.rint(np.clip(blended, 0, 1) * 255).astype(np.uint8)
-    return rounded
+    clipped: NDArray[np.float32] = np.clip(blended, 0, 1)
+    return clipped
 
 
 def _plan(source: Path, target: Path) -> list[tuple[Path, Path]]:

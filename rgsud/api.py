@@ -1,0 +1,268 @@
+"""The Python interface: a derainer, a scorer, training and evaluation, each in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, get_args, overload
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+
+from iqa_service.registry import open_scorer
+from iqa_service.scorers.base import Candidate
+from rgsud.pixels import AnyImage, pixels_of, rounded
+from rgsud_core.device import find_device
+from rgsud_core.errors import FileError, RgsudError
+from rgsud_core.files import image_format
+from rgsud_core.images import Image
+from trainer.config import load_config
+from trainer.data.catalogue import find
+from trainer.data.folders import PairedFolder
+from trainer.errors import TrainerError
+from trainer.launch.start import run
+from trainer.launch.worker import Summary
+from trainer.models.registry import load_derainer
+from trainer.restore.evaluation import Evaluation, Protocol, compare, contact_sheet, evaluate_pairs
+from trainer.restore.inference import derain_image, derain_path, derain_pixels
+
+Precision = Literal["float32", "bfloat16"]
+_Array = TypeVar("_Array", NDArray[Any], Tensor)
+
+SHIPPED: dict[str, Path] = {}
+"""Trained derainers that come with the package, by name."""
+_SHEET_ROWS = 8
+
+
+class Derainer:
+    """Removes rain from images: ``Derainer.load("runs/mine")(image)``.
+
+    Args:
+        network: N,3,H,W in [0,1] -> the same, or a sequence that begins with it.
+        device: a device of torch's; `auto` is a GPU if there is one.
+        tile: side in pixels of the tiles in which large images are derained; None derains whole images.
+        overlap: pixels that neighbouring tiles share.
+        precision: of the forward pass; `bfloat16` is faster on GPUs.
+
+    Raises:
+        RgsudError: the device cannot be used, or there is no such precision.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        device: str = "auto",
+        tile: int | None = None,
+        overlap: int = 32,
+        precision: Precision = "float32",
+    ) -> None:
+        if precision not in get_args(Precision):
+            raise RgsudError(f"there is no precision '{precision}': take float32 or bfloat16.")
+        self.device = find_device(device)
+        self.network = network.to(self.device).eval()
+        self.tile, self.overlap = tile, overlap
+        self._precision = precision
+
+    @classmethod
+    def load(
+        cls,
+        model: Path | str,
+        *,
+        device: str = "auto",
+        tile: int | None = None,
+        overlap: int = 32,
+        precision: Precision = "float32",
+    ) -> Self:
+        """A trained derainer: a run's folder, a .safetensors file, or the name of one that comes with rgsud.
+
+        The options are those of the class.
+
+        Raises:
+            RgsudError: there is no such model, it cannot be read, or an option is wrong.
+        """
+        path = Path(model)
+        if not path.exists() and str(model) not in SHIPPED:
+            names = ", ".join(SHIPPED) or "none does yet"
+            raise FileError(
+                f"there is no model '{model}': give a run's folder, a .safetensors file, or the name of a "
+                f"model that comes with rgsud ({names})."
+            )
+        network = load_derainer(path if path.exists() else SHIPPED[str(model)])
+        return cls(network, device=device, tile=tile, overlap=overlap, precision=precision)
+
+    @overload
+    def __call__(self, image: Path | str | PIL.Image.Image) -> PIL.Image.Image: ...
+    @overload
+    def __call__(self, image: _Array) -> _Array: ...
+    def __call__(self, image: AnyImage) -> AnyImage:
+        """The image without its rain, of the same kind, size, type and range; a file gives a PIL image.
+
+        Args:
+            image: numpy H,W,3; a tensor C,H,W or N,C,H,W on any device; PIL; or the path of a file. Arrays
+                and tensors are uint8, or floating-point in [0,1], whose results are not rounded.
+
+        Raises:
+            RgsudError: it is none of these, or the file cannot be read.
+        """
+        if isinstance(image, Tensor):
+            if image.ndim == 4:
+                return torch.stack([self(one) for one in image]) if len(image) else image
+            derained = torch.from_numpy(self._derain(pixels_of(image)))
+            return derained.permute(2, 0, 1).to(image.device, image.dtype)
+        if isinstance(image, np.ndarray):
+            return self._derain(pixels_of(image)).astype(image.dtype)
+        return PIL.Image.fromarray(self._derain(pixels_of(image)))
+
+    def _derain(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        derain = derain_image if pixels.dtype == np.uint8 else derain_pixels
+        with self._autocast():
+            return derain(self.network, pixels, tile=self.tile, overlap=self.overlap)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bfloat16")
+
+    def write(
+        self, source: Path | str, target: Path | str, progress: Callable[[int, int], None] | None = None
+    ) -> int:
+        """Derain an image file, or all images below a folder, into files; return how many there were.
+
+        See :func:`trainer.restore.inference.derain_path`; ``progress(done, total)`` is called after each.
+        """
+        with self._autocast():
+            return derain_path(
+                self.network, source, target, tile=self.tile, overlap=self.overlap, on_progress=progress
+            )
+
+
+class Scorer:
+    """Scores how far images are from showing rain: ``Scorer.open("local:daclip-lite")(image)``.
+
+    A context manager, since a scorer may hold a model or a connection. Scores of scorers with different
+    fingerprints must not be compared.
+    """
+
+    def __init__(self, address: str = "local:daclip-lite") -> None:
+        self._backend = open_scorer(address)
+        self.name, self.fingerprint = self._backend.name, self._backend.fingerprint
+
+    @classmethod
+    def open(cls, address: str = "local:daclip-lite") -> Self:
+        """The scorer at an address, as in `recycling.scorer`: ``local:NAME``, ``serve:APP``, ``http://HOST``.
+
+        Raises:
+            ScorerError: there is no such scorer, or it cannot be opened or reached.
+        """
+        return cls(address)
+
+    def __call__(self, image: AnyImage, rainy: AnyImage | None = None) -> float:
+        """Log-odds that the image is not degraded, higher is better; see :meth:`batch`."""
+        return self.batch([image], None if rainy is None else [rainy])[0]
+
+    def batch(self, images: Iterable[AnyImage], rainy: Iterable[AnyImage] | None = None) -> list[float]:
+        """Log-odds that each image is not degraded, higher is better.
+
+        Args:
+            images: as :class:`Derainer` takes them, but for batches in one tensor.
+            rainy: the rainy image that each was made from, for scorers that compare.
+
+        Raises:
+            RgsudError: an image cannot be read, or the scorer cannot score it.
+        """
+        shown = [rounded(pixels_of(image)) for image in images]
+        beside: list[Image | None] = [None] * len(shown)
+        if rainy is not None:
+            beside = [rounded(pixels_of(image)) for image in rainy]
+        if len(beside) != len(shown):
+            raise RgsudError(f"{len(shown)} images and {len(beside)} rainy images: give one for each.")
+        candidates = [Candidate(str(n), *pair) for n, pair in enumerate(zip(shown, beside, strict=True))]
+        return [float(odds) for odds in self._backend.score(candidates)] if candidates else []
+
+    def close(self) -> None:
+        """Release the model or the connection."""
+        self._backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def train(
+    recipe: str | Path,
+    settings: Mapping[str, Any] | Sequence[str] = (),
+    *,
+    resume: bool = False,
+    checkpoint: Path | None = None,
+    console: Console | None = None,
+) -> Summary:
+    """Train a derainer by a recipe; ``Derainer.load(RUNS / NAME)`` loads the result.
+
+    Args:
+        recipe: the name of a recipe, or the path of a .yaml file.
+        settings: what to change of it, ``{"data.rainy": folder}`` or ``["data.rainy=FOLDER"]``.
+        resume: go on from the run's newest checkpoint, or begin where there is none.
+        checkpoint: start from this one.
+        console: where progress is shown; standard error by default.
+
+    Raises:
+        RgsudError: a setting, the data, or a service is at fault.
+        KeyboardInterrupt: the run was interrupted; it has been saved.
+    """
+    return run(load_config(recipe, settings), resume=resume, checkpoint=checkpoint, console=console)
+
+
+def evaluate(
+    model: Derainer | Path | str,
+    rainy: Path | str,
+    clean: Path | str | None = None,
+    *,
+    data_set: str | None = None,
+    protocol: Protocol | None = None,
+    sheet: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """PSNR and SSIM of a derainer on pairs of images.
+
+    Args:
+        model: a derainer, or what :meth:`Derainer.load` takes.
+        rainy: folder of rainy images; with `data_set` the folder that data sets are in.
+        clean: folder of their ground truth, by the same names.
+        data_set: a data set of the literature, measured by its own protocol.
+        protocol: `A` measures rounded luma, the field's norm; `B` is that of DID-Data and DDN-Data.
+        sheet: image file for a contact sheet of the first eight pairs: rainy, derained, clean.
+        progress: ``progress(done, total)`` is called after each image.
+
+    Raises:
+        RgsudError: the model or an image cannot be read, or images have no partner.
+    """
+    if data_set is not None and clean is None:
+        found = find(data_set, rainy)
+        if found.test is None:
+            raise TrainerError(f"{found.known.name} has no test pairs below {rainy}: give both folders.")
+        (rainy, clean), protocol = found.test, protocol or found.known.protocol
+    if clean is None:
+        raise TrainerError("the ground truth is missing: give its folder too, or the name of a data set.")
+    if protocol not in (None, *get_args(Protocol)):
+        raise TrainerError(f"there is no protocol '{protocol}': A or B; RGB figures stand beside both.")
+    if sheet is not None:
+        image_format(sheet)  # before the work
+    derainer = model if isinstance(model, Derainer) else Derainer.load(model)
+    pairs = PairedFolder(rainy, clean)
+    shown: list[Image] = []
+
+    def derain(image: Image) -> Image:
+        derained = derainer(image)
+        if len(shown) < _SHEET_ROWS:
+            shown.append(derained)
+        return derained
+
+    measured = evaluate_pairs(derain, pairs, protocol or "A", progress)
+    if sheet is not None:
+        contact_sheet(compare(shown, pairs), sheet)
+    return measured

@@ -1,0 +1,124 @@
+"""`rgsud train`, `demo`, `recipes` and `settings`."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+
+from trainer.errors import TrainerError
+
+console = Console(stderr=True)
+Changes = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.of.setting=value.")]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or the path of a .yaml file.")],
+    settings: Changes = None,
+    resume: Annotated[
+        bool, typer.Option(help="Continue from the run's newest checkpoint; start where there is none.")
+    ] = False,
+    checkpoint: Annotated[Path | None, typer.Option(help="Start from this checkpoint.")] = None,
+) -> None:
+    """Train a derainer by a recipe; see `rgsud recipes` and `rgsud settings`."""
+    from rgsud.api import train
+
+    with _interruptible("--resume continues it"):
+        summary = train(recipe, settings or (), resume=resume, checkpoint=checkpoint, console=console)
+    gain = "" if summary.gain_db is None else f" PSNR-Y {summary.psnr_y:.2f} dB ({summary.gain_db:+.2f})."
+    console.print(f"Trained for {summary.training_seconds:.0f} s.{gain} The derainer: {summary.folder}/model")
+
+
+def demo(settings: Changes = None) -> None:
+    """Train for a few minutes on photographs that come with the packages, and show the result."""
+    from rgsud.api import evaluate
+    from trainer.config import load_config, read_config
+    from trainer.data.demo import write_demo_data
+    from trainer.launch.start import run
+
+    config = load_config("demo", settings)
+    folder, data = config.folder, write_demo_data(config.runs / "demo-data")
+    if (folder / "config.yaml").exists():
+        if read_config(folder).data.rainy.resolve() != data.rainy.resolve():
+            raise TrainerError(f"{folder} holds a run on other data: choose another name=...")
+        shutil.rmtree(folder)  # every demonstration starts afresh
+    places = [f"data.{name}={path}" for name, path in vars(data).items()]
+    with _interruptible(f"`rgsud derain {folder}` uses it, and `rgsud demo` starts afresh"):
+        summary = run(load_config("demo", [*places, *(settings or ())]), console=console)
+    measured = evaluate(folder, data.validation_rainy, data.validation_clean, sheet=folder / "demo.png")
+    out = Console()
+    out.print(measured.table())
+    pool = Table(title="Reward pool")
+    for heading in ("rainy images with a reward", "offers accepted", "mean log-odds"):
+        pool.add_column(heading, justify="right")
+    log_odds = "" if summary.pool_mean_log_odds is None else f"{summary.pool_mean_log_odds:.2f}"
+    pool.add_row(str(summary.pool_entries), f"{summary.pool_acceptance or 0:.0%}", log_odds)
+    out.print(pool)
+    out.print(
+        f"{summary.gain_db:+.2f} dB after {summary.training_seconds:.0f} s of training, run '{config.name}'."
+    )
+    out.print(f"Rainy, derained, clean: {folder}/demo.png", soft_wrap=True)
+
+
+def recipes() -> None:
+    """List the recipes that come with the package."""
+    from trainer.config import describe_recipe
+    from trainer.config import recipes as names
+
+    table = Table("recipe", "what it is", "what it is for")
+    for name in names():
+        table.add_row(name, *describe_recipe(name))
+    Console().print(table)
+
+
+def settings(
+    key: Annotated[str, typer.Argument(help="A setting, or a group of them: method, recycling.scorer.")] = "",
+    recipe: Annotated[
+        str | None, typer.Option(help="Show a recipe's values, not the defaults: its name or .yaml file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Show the settings of a run: their values, types, and what they mean."""
+    from rgsud_core.errors import nearest
+    from rgsud_core.settings import describe
+    from trainer.config import recipe_config
+
+    everything = list(describe(recipe_config(recipe)))
+    found = [one for one in everything if f"{one.key}.".startswith(f"{key}." if key else "")]
+    if not found:
+        raise TrainerError(f"there is no setting '{key}': {nearest(key, [one.key for one in everything])}")
+    if as_json:
+        print(json.dumps([vars(one) for one in found], indent=2))
+        return
+    out = Console(highlight=False)
+    for one in found:
+        given = "" if one.group else escape(f"={_yaml(one.value)}")
+        out.print(f"[bold]{one.key}{given}[/bold]  [dim]{escape(one.type)}[/dim]", soft_wrap=True)
+        out.print(Padding(escape(one.text), (0, 0, 0, 4)))
+
+
+def _yaml(value: object) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=math.inf).split("\n")[0]
+
+
+@contextmanager
+def _interruptible(remedy: str) -> Iterator[None]:
+    """After Ctrl-C, say whether the run has been saved, and end with exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt as ended:
+        saved = f"; {ended}: {remedy}" if ended.args else ""
+        console.print(f"[yellow]rgsud: interrupted{saved}.", highlight=False, soft_wrap=True)
+        sys.exit(130)
