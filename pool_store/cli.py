@@ -46,16 +46,17 @@ def serve(
 
     RGSUD_POOL_TOKEN is the token that may write, RGSUD_POOL_READ_TOKEN one that may only read.
     """
+    from pool_store.http.app import TOKEN_VARIABLES
     from pool_store.http.limits import Limits
-    from pool_store.http.security import Tokens
     from pool_store.http.server import serve as run
+    from rgsud_core.http.security import Tokens
 
     with _plain_warnings():
         run(
             pools,
             host=host,
             port=port,
-            tokens=Tokens.load(token_file),
+            tokens=Tokens.load(TOKEN_VARIABLES, token_file),
             limits=Limits(body=body_megabytes << 20, pixels=megapixels * 1_000_000, rate=rate),
             access_log=access_log,
             on_ready=lambda url: console.print(f"The reward pools: {url} (Ctrl-C ends it)", soft_wrap=True),

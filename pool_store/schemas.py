@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from pool_store.errors import PoolError
+from rgsud_core.settings import Settings
 
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
@@ -43,11 +44,7 @@ LARGEST = (2 - 2**-23) * 2.0**127
 """The largest float32."""
 
 
-class _Schema(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PoolSettings(_Schema):
+class PoolSettings(Settings):
     """What a pool is made with. `size` is the number of images of the data set, for the coverage."""
 
     fingerprint: Annotated[str, Field(min_length=1, max_length=256)]
@@ -57,7 +54,7 @@ class PoolSettings(_Schema):
     size: Annotated[int, Field(ge=1)] | None = None
 
 
-class Lineage(_Schema):
+class Lineage(Settings):
     """Where a candidate comes from: run, training step and stage, worker, and time in seconds since 1970."""
 
     run: Annotated[str, Field(max_length=256)]
@@ -67,7 +64,7 @@ class Lineage(_Schema):
     time: Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Candidate(_Schema):
+class Candidate(Settings):
     """One derained image of a rainy image: its blob, its score (log-odds, higher is better), its lineage."""
 
     digest: Digest
@@ -75,7 +72,7 @@ class Candidate(_Schema):
     lineage: Lineage
 
 
-class Offer(_Schema):
+class Offer(Settings):
     """A candidate offered for the rainy image `id`, scored by the scorer that `fingerprint` names.
 
     PoolError where the id is none, or the score is no finite float32, which is what scorers give: so sums of
@@ -96,7 +93,7 @@ class Offer(_Schema):
         return value
 
 
-class Decision(_Schema):
+class Decision(Settings):
     """What became of an offer.
 
     `replaced`: it entered the pool; `kept`: what was there is at least as good; `stale`: it was scored by
@@ -107,7 +104,7 @@ class Decision(_Schema):
     log_odds: float | None
 
 
-class Entry(_Schema):
+class Entry(Settings):
     """What is kept for one rainy image: 1 to `keep` candidates, best first, and how many have entered."""
 
     id: str
@@ -119,7 +116,7 @@ class Entry(_Schema):
         return self.candidates[0]
 
 
-class HistoryItem(_Schema):
+class HistoryItem(Settings):
     """One replacement in an entry: the candidate that entered, whether or not it is still there."""
 
     time: float
@@ -129,7 +126,7 @@ class HistoryItem(_Schema):
     digest: Digest
 
 
-class Quantiles(_Schema):
+class Quantiles(Settings):
     """Of the entries' best log-odds. Over several sub-pools, the weighted mean of theirs."""
 
     p05: float
@@ -139,7 +136,7 @@ class Quantiles(_Schema):
     p95: float
 
 
-class Histogram(_Schema):
+class Histogram(Settings):
     """Entries by their best log-odds: `counts[i]` lie in [`edges[i]`, `edges[i + 1]`); the first and the last
     bin hold what lies beyond them too."""
 
@@ -147,7 +144,7 @@ class Histogram(_Schema):
     counts: tuple[int, ...]
 
 
-class Ages(_Schema):
+class Ages(Settings):
     """Seconds since the best candidates were made, by their lineage, over a random sample of 256 entries."""
 
     oldest: float
@@ -155,14 +152,14 @@ class Ages(_Schema):
     newest: float
 
 
-class StageStats(_Schema):
+class StageStats(Settings):
     """What the training stage's candidates came to."""
 
     offers: int
     replacements: int
 
 
-class Minute(_Schema):
+class Minute(Settings):
     """The decisions of one minute that begins at `time`, seconds since 1970, by the server's clock."""
 
     time: int
@@ -170,7 +167,7 @@ class Minute(_Schema):
     replacements: int
 
 
-class Stats(_Schema):
+class Stats(Settings):
     """The pool in figures, at a cost that does not depend on its size.
 
     `replacements` includes first candidates, `kept` is the other offers; `stale` offers count in neither.
@@ -199,14 +196,14 @@ class Stats(_Schema):
     timeline: tuple[Minute, ...]
 
 
-class Swept(_Schema):
+class Swept(Settings):
     """What a sweep removed."""
 
     blobs: int
     bytes: int
 
 
-class Damage(_Schema):
+class Damage(Settings):
     """A candidate whose image cannot be read."""
 
     id: str
@@ -214,7 +211,7 @@ class Damage(_Schema):
     problem: str
 
 
-class Verified(_Schema):
+class Verified(Settings):
     """What was checked, every candidate's image read and its digest compared, and what was found."""
 
     entries: int

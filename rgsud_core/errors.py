@@ -18,6 +18,10 @@ class PluginError(RgsudError):
     """A part given by import path cannot be imported."""
 
 
+class ServiceError(RgsudError):
+    """A service cannot be started as asked."""
+
+
 class StorageError(RgsudError):
     """An object store, or a folder used as one, cannot be used."""
 

@@ -19,6 +19,7 @@ from iqa_service.serving.decoding import BadPhotograph, PixelBudget, decode, pix
 from iqa_service.serving.schemas import Score, Scores, ViewScores
 from iqa_service.serving.settings import ServiceSettings
 from iqa_service.serving.uploads import Upload
+from rgsud_core.http.problems import Problem
 
 _T = TypeVar("_T")
 _THREADS = 32
@@ -27,25 +28,11 @@ _GROUP = 16
 """Largest number of images that are decoded and scored together."""
 
 
-class Refused(Exception):
-    """A request that cannot be met, with the status of its HTTP answer."""
-
-    def __init__(self, status: int, detail: str, scores: tuple[Score, ...] | None = None) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.scores = status, detail, scores
-
-
 class Metrics:
     """Prometheus metrics of one process of the interface."""
 
     def __init__(self) -> None:
         self.registry = prometheus_client.CollectorRegistry()
-        self.requests = prometheus_client.Counter(
-            "rgsud_scorer_requests", "HTTP requests answered.", ["path", "status"], registry=self.registry
-        )
-        self.seconds = prometheus_client.Histogram(
-            "rgsud_scorer_request_seconds", "Time to answer.", ["path"], registry=self.registry
-        )
         self.images = prometheus_client.Counter(
             "rgsud_scorer_images", "Images by result.", ["result"], registry=self.registry
         )
@@ -88,15 +75,15 @@ class RequestHandler:
         """The log-odds of views, uint8 M,S,S,3 as bytes.
 
         Raises:
-            Refused: 409 or 422, with what is wrong with them.
+            Problem: 409 or 422, with what is wrong with them.
         """
         info, _ = self._connected()
         size = info.views.size if info.views else 1
         if not body or len(body) % (size * size * 3):
-            raise Refused(422, f"{len(body)} bytes are no whole number of views of {size} x {size} x 3")
+            raise Problem(422, f"{len(body)} bytes are no whole number of views of {size} x {size} x 3")
         call = ViewCall(np.frombuffer(body, np.uint8).reshape(-1, size, size, 3), fingerprint)
         if (refusal := info.refusal(call)) is not None:
-            raise Refused(409 if fingerprint not in (None, info.fingerprint) else 422, refusal)
+            raise Problem(409 if fingerprint not in (None, info.fingerprint) else 422, refusal)
         answer = self._transport.score_views(call)
         if answer.log_odds is None:
             raise ScorerError(answer.problem)
@@ -107,7 +94,7 @@ class RequestHandler:
         """A score for each photograph, or what is wrong with it.
 
         Raises:
-            Refused: 413 or 422, where there is no score for any.
+            Problem: 413 or 422, where there is no score for any.
         """
         _, backend = self._connected()
         scores: dict[int, Score] = {}
@@ -143,7 +130,8 @@ class RequestHandler:
         if refused == len(ordered):
             status = statuses.pop() if len(statuses) == 1 else 422
             detail = ordered[0].error if refused == 1 else f"none of the {refused} images could be scored"
-            raise Refused(status, detail or "", ordered)
+            shown = [score.model_dump(exclude_none=True) for score in ordered]
+            raise Problem(status, detail or "", errors=shown)
         return Scores(scorer=backend.name, fingerprint=backend.fingerprint, scores=ordered)
 
     def _groups(self, pixels: dict[int, int]) -> Iterator[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -60,15 +61,4 @@ class ImageIn(_Closed):
 class ImagesIn(_Closed):
     """Images to score."""
 
-    images: tuple[ImageIn, ...] = Field(min_length=1)
-
-
-class Problem(BaseModel):
-    """An error as application/problem+json (RFC 9457)."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    errors: tuple[Score, ...] | None = None
-    """What is wrong with each image, where several were sent."""
+    images: Annotated[tuple[ImageIn, ...], Field(min_length=1, fail_fast=True)]

@@ -9,6 +9,8 @@ from typing import Annotated
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from iqa_service.errors import ScorerError
+from rgsud_core.errors import ServiceError
+from rgsud_core.http.security import Tokens
 from rgsud_core.settings import Settings
 
 SCORER = "Scorer"
@@ -78,8 +80,10 @@ class ServiceSettings(Settings):
     @field_validator("token")
     @classmethod
     def _fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        if token is not None and not _TOKEN.fullmatch(token.get_secret_value()):
-            raise ValueError("the token must be printable ASCII without spaces: give another one")
+        try:
+            Tokens([("write", token.get_secret_value())] if token is not None else ())
+        except ServiceError as problem:
+            raise ValueError(str(problem)) from None
         return token
 
     @model_validator(mode="after")

@@ -7,20 +7,28 @@ from pathlib import Path
 from fastapi import FastAPI, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CollectorRegistry
 
 from pool_store.engine.pools import PoolHost
+from pool_store.errors import PoolConflict, PoolDamaged, PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.http.limits import Limits
-from pool_store.http.messages import Health
-from pool_store.http.metrics import Metrics
-from pool_store.http.middleware import Gate
-from pool_store.http.openapi import describe
-from pool_store.http.problems import answer_with_problems
+from pool_store.http.metrics import PoolCollector
 from pool_store.http.routes import pool_routes
-from pool_store.http.security import Tokens
-from pool_store.schemas import Stats
+from rgsud_core.http.security import Access, Scope, Tokens
+from rgsud_core.http.service import guarded
 
 PAGE = Path(__file__).with_name("dashboard")
+TOKEN_VARIABLES: dict[Scope, str] = {"write": "RGSUD_POOL_TOKEN", "read": "RGSUD_POOL_READ_TOKEN"}
+"""Environment variables of the service; clients send the first."""
+ACCESS = Access(open=("/", "/assets/"), reading_posts=("peek", "entries"))
+STATUSES: dict[type[Exception], int] = {
+    PoolError: 422,
+    PoolMissing: 404,
+    PoolConflict: 409,
+    PoolDamaged: 500,
+    PoolUnavailable: 503,
+    PoolFull: 507,
+}
 
 
 def create_app(
@@ -31,11 +39,6 @@ def create_app(
     Without tokens it serves everyone who reaches it by a name of this machine.
     """
     tokens, limits = tokens or Tokens(), limits or Limits()
-
-    def statistics() -> dict[str, Stats]:
-        return {pool.name: pool.stats() for pool in host.opened()}
-
-    metrics = Metrics(statistics)
     app = FastAPI(
         title="RGSUD reward pool",
         version="1",
@@ -44,33 +47,26 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    answer_with_problems(app)
-    app.add_middleware(Gate, tokens=tokens, limits=limits, metrics=metrics, access_log=access_log)
+    registry = CollectorRegistry()
+    registry.register(PoolCollector(lambda: {pool.name: pool.stats() for pool in host.opened()}))
     app.include_router(pool_routes(host, limits, shared=not tokens))
-
-    @app.get("/healthz")
-    async def healthy() -> Health:
-        """That the service runs."""
-        return Health()
-
-    @app.get("/readyz")
-    def ready() -> Health:
-        """That Redis and the blob store answer; 503 where one does not."""
-        host.ping()
-        return Health()
-
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-    def read_metrics() -> Response:
-        """What Prometheus reads."""
-        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
 
     app.mount("/assets", _Assets(directory=PAGE), name="assets")
-    describe(app)
-    return app
+    return guarded(
+        app,
+        service="pool",
+        tokens=tokens,
+        limits=limits,
+        access=ACCESS,
+        errors=STATUSES,
+        ready=lambda: host.ping(),
+        registry=registry,
+        log_access=access_log,
+    )
 
 
 class _Assets(StaticFiles):

@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Iterable, Iterator
 
 from pool_store.http.limits import IMAGES_A_REQUEST
-from pool_store.http.problems import Problem
+from rgsud_core.http.problems import Problem
 
 _PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE)
 

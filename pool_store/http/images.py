@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from pool_store.engine.images import LONGEST_SIDE, Image
-from pool_store.http.problems import Problem
+from rgsud_core.http.problems import Problem
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _REMEDY = "send an RGB image as PNG or as plain lossless WebP"

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pool_store.http.limits import IDS_A_REQUEST, OFFERS_A_REQUEST
 from pool_store.schemas import Decision, Entry, HistoryItem, ImageId, Offer, PoolSettings
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from rgsud_core.settings import Settings
 
 
 class PoolInfo(PoolSettings):
@@ -20,37 +17,37 @@ class PoolInfo(PoolSettings):
     name: str
 
 
-class Pools(_Message):
+class Pools(Settings):
     """Every pool of the service."""
 
     pools: list[PoolInfo]
 
 
-class Ids(_Message):
+class Ids(Settings):
     """The images asked about."""
 
-    ids: Annotated[list[ImageId], Field(max_length=IDS_A_REQUEST)]
+    ids: Annotated[list[ImageId], Field(max_length=IDS_A_REQUEST, fail_fast=True)]
 
 
-class Thresholds(_Message):
+class Thresholds(Settings):
     """For every id the log-odds that an offer must exceed to enter, null where any score enters."""
 
     log_odds: dict[str, float | None]
 
 
-class Offers(_Message):
+class Offers(Settings):
     """Offers, decided in their order."""
 
-    offers: Annotated[list[Offer], Field(max_length=OFFERS_A_REQUEST)]
+    offers: Annotated[list[Offer], Field(max_length=OFFERS_A_REQUEST, fail_fast=True)]
 
 
-class Decisions(_Message):
+class Decisions(Settings):
     """One decision an offer, in the order of the offers."""
 
     decisions: list[Decision]
 
 
-class Uploaded(_Message):
+class Uploaded(Settings):
     """What became of an image: `held` was there before, `refused` was not stored, for what `problem` says."""
 
     name: str
@@ -58,46 +55,40 @@ class Uploaded(_Message):
     problem: str | None = None
 
 
-class Uploads(_Message):
+class Uploads(Settings):
     """One answer an image, in the order of the archive."""
 
     images: list[Uploaded]
 
 
-class Entries(_Message):
+class Entries(Settings):
     """The entries of those ids that have one."""
 
     entries: list[Entry]
 
 
-class EntriesPage(_Message):
+class EntriesPage(Settings):
     """Some of the `total` entries that were asked for."""
 
     entries: list[Entry]
     total: int
 
 
-class EntryDetail(_Message):
+class EntryDetail(Settings):
     """An entry and how its reward got better, oldest first."""
 
     entry: Entry
     history: list[HistoryItem]
 
 
-class Grace(_Message):
+class Grace(Settings):
     """How long after its replacement an image is kept, in seconds."""
 
     grace_seconds: Annotated[float, Field(ge=0, le=1e9)] = 3600.0
 
 
-class Dump(_Message):
+class Dump(Settings):
     """A pool's contents as `Pool.dump` gives them."""
 
     meta: dict[str, Any]
     entries: dict[str, Any]
-
-
-class Health(_Message):
-    """That the service answers."""
-
-    status: str = "ok"

@@ -1,40 +1,19 @@
-"""What Prometheus reads at `/metrics`: `rgsud_pool_*`."""
+"""Metrics of the pools, `rgsud_pool_*`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pool_store.errors import PoolError
 from pool_store.schemas import Stats
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS")
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
+class PoolCollector(Collector):
+    """The statistics of every pool, which `pools` gives when Prometheus asks."""
 
-class Metrics:
-    """The metrics of one service; `pools` gives the statistics of every pool when Prometheus asks."""
-
-    def __init__(self, pools: Callable[[], dict[str, Stats]]) -> None:
-        self.registry = CollectorRegistry()
-        self._requests = Histogram(
-            "rgsud_pool_http_request_seconds",
-            "Time from a request's head to the end of its answer.",
-            ("method", "route", "status"),
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.registry.register(_Pools(pools))
-
-    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Counts one request; unknown methods together, or clients could make labels without end."""
-        self._requests.labels(method if method in _METHODS else "other", route, str(status)).observe(seconds)
-
-
-class _Pools(Collector):
     def __init__(self, pools: Callable[[], dict[str, Stats]]) -> None:
         self._pools = pools
 

@@ -35,8 +35,9 @@ from pool_store.http.messages import (
     Uploaded,
     Uploads,
 )
-from pool_store.http.problems import Problem
 from pool_store.schemas import DIGEST_PATTERN, Digest, ImageId, PoolName, PoolSettings, Stats, Swept, Verified
+from rgsud_core.http.problems import Problem
+from rgsud_core.http.service import JsonRoute
 
 Name = Annotated[PoolName, Path(alias="pool", description="Name of the pool.")]
 Id = Annotated[ImageId, Path(description="Id of a rainy image: its path without suffix.")]
@@ -71,7 +72,7 @@ _PREVIEWS = 256
 def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
     """Every route of the pools in `host`; `shared` says that caches may give images to anyone."""
     forever = f"{'public' if shared else 'private'}, {FOREVER}"
-    routes = APIRouter(prefix="/v1/pools")
+    routes = APIRouter(prefix="/v1/pools", route_class=JsonRoute)
     # Threads of their own, so that uploads never keep offers waiting; of them only some hold decoded pixels.
     uploads = anyio.CapacityLimiter(4 * limits.decoders)
     decoding = threading.BoundedSemaphore(limits.decoders)

@@ -17,6 +17,9 @@ import redis
 import uvicorn
 from starlette.types import ASGIApp
 
+from rgsud_core.http.limits import Limits
+from rgsud_core.http.runner import configured
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -85,9 +88,10 @@ def redis_cluster(folder: Path, masters: int = 3) -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def serving(app: ASGIApp) -> Iterator[int]:
+def serving(app: ASGIApp, limits: Limits | None = None) -> Iterator[int]:
     """Serves an application from a thread at a free port, which it gives."""
-    config = uvicorn.Config(app, port=0, log_level="warning", proxy_headers=False, server_header=False)
+    config = configured(app, limits or Limits())
+    config.port = 0
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

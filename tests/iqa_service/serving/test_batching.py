@@ -162,8 +162,8 @@ def test_device_and_precision_become_options_of_the_scorer(settings, spec):
         ({"replica": 2}, "unknown setting 'replica': did you mean 'replicas'?"),
         ({"replicas": 0}, "greater than or equal to 1"),
         ({"replicas": 3, "max_replicas": 2}, "max_replicas 2 is below replicas 3"),
-        ({"token": ""}, "the token must be"),
-        ({"token": "a b"}, "the token must be"),
+        ({"token": ""}, "the write token is not 16"),
+        ({"token": "a b"}, "the write token is not 16"),
     ],
 )
 def test_wrong_settings_are_put_right(settings, reason):

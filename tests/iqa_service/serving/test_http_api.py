@@ -34,7 +34,7 @@ def ask(backend):
 
 def client_of(backend, line=None, **settings):
     service = line or ScoringService(backend)
-    return TestClient(make_api(service, ServiceSettings(**settings)), raise_server_exceptions=False)
+    return TestClient(make_api(service, ServiceSettings(**settings)), "http://localhost")
 
 
 def file_of(image, kind="png", **options):
@@ -145,15 +145,15 @@ def test_pixels_are_counted_before_they_are_decoded(backend, china):
 def test_a_body_over_the_limit_is_refused(backend, path, kind, chunked):
     ask = client_of(backend, max_body_bytes=1000)
     body = iter([b"x" * 600] * 2) if chunked else b"x" * 1001
-    problem(ask.post(path, content=body, headers={"content-type": kind}), 413, "longer than 1000 bytes")
+    problem(ask.post(path, content=body, headers={"content-type": kind}), 413, "larger than 1000 bytes")
 
 
 def test_too_many_images_are_refused(backend, china):
     ask = client_of(backend, max_images=2)
     small = file_of(china[:40, :40].copy())
     assert ask.post("/v1/score", files=in_form(small, small)).status_code == 200
-    problem(ask.post("/v1/score", json=in_json(small, small, small)), 413, "3 images")
-    problem(ask.post("/v1/score", files=in_form(small, small, small)), 413, "3 images")
+    problem(ask.post("/v1/score", json=in_json(small, small, small)), 413, "more than the 2 images")
+    problem(ask.post("/v1/score", files=in_form(small, small, small)), 413, "more than the 2 images")
     problem(ask.post("/v1/score", files=in_form(*[small] * 5)), 413, "Too many files")
 
 
@@ -195,16 +195,16 @@ def test_views_of_another_scorer_or_size_are_refused(ask, backend):
 
 
 def test_a_token_is_asked_for_where_one_is_set(backend, china):
-    ask = client_of(backend, token="sesame")
+    ask = client_of(backend, token="sesame-open-open")
     body = in_json(file_of(china[:40, :40].copy()))
     for header in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic c2VzYW1l"}):
         response = ask.post("/v1/score", json=body, headers=header)
         problem(response, 401, "Authorization: Bearer TOKEN")
-        assert response.headers["www-authenticate"] == "Bearer"
+        assert response.headers["www-authenticate"].startswith("Bearer")
     assert ask.get("/v1/scorer").status_code == 401
-    right = {"Authorization": "Bearer sesame"}
+    right = {"Authorization": "Bearer sesame-open-open"}
     assert ask.post("/v1/score", json=body, headers=right).status_code == 200
-    assert ask.get("/healthz").json() == {"alive": True}
+    assert ask.get("/healthz").json() == {"status": "ok"}
 
 
 class Line:
@@ -221,7 +221,7 @@ class Line:
     ("trouble", "status", "retry_after"),
     [
         (ScorerBusy("the scorer", 2.5), 503, "3"),
-        (ScorerAway("the scorer does not answer"), 503, "1"),
+        (ScorerAway("the scorer does not answer"), 503, "2"),
         (ScorerError("the weights are damaged"), 500, None),
         (OSError("secret"), 500, None),
     ],
@@ -246,14 +246,14 @@ def test_requests_and_images_are_counted(ask, china):
         'rgsud_scorer_images_total{result="scored"} 1.0',
         'rgsud_scorer_images_total{result="refused"} 1.0',
         "rgsud_scorer_views_total 2.0",
-        'rgsud_scorer_requests_total{path="/v1/score",status="200"} 1.0',
-        'rgsud_scorer_requests_total{path="other",status="404"} 1.0',
+        'rgsud_scorer_http_request_seconds_count{method="POST",route="/v1/score",status="200"} 1.0',
+        'rgsud_scorer_http_request_seconds_count{method="GET",route="none",status="404"} 1.0',
         'name="test"',
     ):
         assert line in text
 
 
 def test_problems_of_the_framework_have_the_same_form(ask):
-    problem(ask.get("/what/ever"), 404, "Not Found")
-    problem(ask.get("/v1/score"), 405, "Method Not Allowed")
+    problem(ask.get("/what/ever"), 404, "nothing at /what/ever")
+    problem(ask.get("/v1/score"), 405, "does not take GET")
     problem(ask.post("/v1/views", params={"fingerprint": "x" * 200}), 422, "query.fingerprint")

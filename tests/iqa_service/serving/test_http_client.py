@@ -142,8 +142,8 @@ def test_another_scorer_of_whole_images_is_noticed_too(serve, china):
 
 
 def test_a_token_loses_its_line_end_and_is_never_told(serve, line, china, monkeypatch):
-    url = serve(line, token="sesame").url
-    monkeypatch.setenv(TOKEN_VARIABLE, "sesame\n")
+    url = serve(line, token="sesame-open-open").url
+    monkeypatch.setenv(TOKEN_VARIABLE, "sesame-open-open\n")
     open_scorer(url).close()
     monkeypatch.setenv(TOKEN_VARIABLE, "open sesame")
     with pytest.raises(ScorerError, match=f"{TOKEN_VARIABLE} must be printable ASCII") as refused:
@@ -152,11 +152,11 @@ def test_a_token_loses_its_line_end_and_is_never_told(serve, line, china, monkey
 
 
 def test_the_token_is_taken_from_the_environment(serve, line, china, monkeypatch):
-    url = serve(line, token="sesame").url
+    url = serve(line, token="sesame-open-open").url
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     with pytest.raises(ScorerError, match=f"refuses the token: set {TOKEN_VARIABLE}"):
         open_scorer(url)
-    monkeypatch.setenv(TOKEN_VARIABLE, "sesame")
+    monkeypatch.setenv(TOKEN_VARIABLE, "sesame-open-open")
     remote = open_scorer(url)
     assert np.isfinite(remote.score([Candidate("a", china)])).all()
     remote.close()
@@ -165,7 +165,7 @@ def test_the_token_is_taken_from_the_environment(serve, line, china, monkeypatch
 def test_an_address_without_a_scorer_is_told_apart(serve, line, china):
     server = serve(line)
     remote = open_scorer(server.url)
-    with pytest.raises(ScorerError, match=r"answered 404: Not Found"):
+    with pytest.raises(ScorerError, match=r"answered 404: there is nothing at /elsewhere"):
         open_scorer(f"{server.url}/elsewhere")
     server.stop()
     with pytest.raises(ScorerAway, match="start it with `rgsud scorer serve`"):

@@ -10,10 +10,10 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary 
 from ray.serve.schema import ServeDeploySchema
 from typer.testing import CliRunner
 
-from iqa_service.errors import ScorerError
 from iqa_service.serving.cli import app as commands
 from iqa_service.serving.ray_app import build_app
 from iqa_service.serving.settings import TOKEN_VARIABLE, ServiceSettings
+from rgsud_core.errors import ServiceError
 
 DEPLOYED = yaml.safe_load((Path(__file__).parents[3] / "deploy/serve.yaml").read_text())
 
@@ -66,16 +66,19 @@ def test_without_http_callers_ask_the_scorer_itself():
 
 def test_the_token_of_the_environment_holds_unless_another_is_given(monkeypatch):
     assert parts(build_app(ServiceSettings()))[1].token is None
-    monkeypatch.setenv(TOKEN_VARIABLE, "sesame\n")
-    assert parts(build_app(ServiceSettings()))[1].token.get_secret_value() == "sesame"
-    assert parts(build_app(ServiceSettings(token="other")))[1].token.get_secret_value() == "other"
-    assert "sesame" not in repr(parts(build_app(ServiceSettings()))[1])
+    monkeypatch.setenv(TOKEN_VARIABLE, "sesame-open-open\n")
+    assert parts(build_app(ServiceSettings()))[1].token.get_secret_value() == "sesame-open-open"
+    assert (
+        parts(build_app(ServiceSettings(token="another-sesame-1")))[1].token.get_secret_value()
+        == "another-sesame-1"
+    )
+    assert "sesame-open-open" not in repr(parts(build_app(ServiceSettings()))[1])
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "scorer.example"])
 def test_the_command_does_not_open_to_the_world_without_a_token(host):
     result = CliRunner().invoke(commands, ["--host", host])
-    assert isinstance(result.exception, ScorerError)
+    assert isinstance(result.exception, ServiceError)
     assert f"set {TOKEN_VARIABLE}" in str(result.exception)
 
 
@@ -85,7 +88,7 @@ def test_the_command_names_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = CliRunner().invoke(commands, ["--port", str(port)])
-    assert isinstance(result.exception, ScorerError)
+    assert isinstance(result.exception, ServiceError)
     assert f"cannot listen on 127.0.0.1:{port}" in str(result.exception)
 
 

@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 from pool_store.engine.images import digest_of, encode
 from pool_store.engine.pools import PoolHost
 from pool_store.http.app import create_app
-from pool_store.http.limits import IDS_A_REQUEST, OFFERS_A_REQUEST, Limits, TokenBucket
+from pool_store.http.limits import IDS_A_REQUEST, OFFERS_A_REQUEST, Limits
+from rgsud_core.http.limits import TokenBucket
 from tests.pool_store.answers import raw, sentence
 from tests.pool_store.servers import serving
 
@@ -46,7 +47,7 @@ def test_a_body_is_limited_with_and_without_its_length(narrow: Callable[..., Tes
 
 
 def test_a_body_that_stops_is_not_waited_for(demo: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pool_store.http.limits.STALLED_SECONDS", 0.2)
+    monkeypatch.setattr("rgsud_core.http.limits.STALLED_SECONDS", 0.2)
     lines = (f"PUT {V1}/blobs/{ZERO} HTTP/1.1", "Host: localhost", "Content-Type: image/webp")
     with serving(demo.app) as port:
         status, _, body = raw(port, *lines, "Content-Length: 100", body=b"x" * 10)
@@ -84,7 +85,7 @@ def test_batches_and_ids_are_limited(demo: TestClient) -> None:
 
 def test_the_rate_is_limited(narrow: Callable[..., TestClient]) -> None:
     client = narrow(rate=2)
-    answers = [client.get("/healthz") for _ in range(8)]
+    answers = [client.get("/v1/pools") for _ in range(8)]
     assert [answer.status_code for answer in answers[:3]] == [200] * 3
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert "more than 2 requests a second" in sentence(refused, 429)
