@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from pool_store.client import open_pool
-from trainer import launch
 from trainer.config import Config, load_config
-from trainer.state import Checkpoints
+from trainer.launch.start import run
+from trainer.state.checkpoints import Checkpoints
 
 FILES = Path(__file__).parent / "golden"
 STEPS, BATCH = 20, 2
@@ -115,7 +115,7 @@ def _train(recipe: str, folder: Path) -> Config:
     folders = (f"data.rainy={folder}/rainy", f"data.clean={folder}/clean", f"runs={folder}/runs")
     config = load_config(recipe, [*folders, *SMALL, *RECIPES[recipe]])
     with _one_thread():
-        launch.run(config, console=Console(quiet=True))
+        run(config, console=Console(quiet=True))
     return config
 
 
