@@ -57,11 +57,11 @@ def score(
     reference_out: Annotated[
         Path | None,
         typer.Option(
-            help="With local:ensemble?of=...: keep how its members score these images, as reference."
+            help="With local:ensemble?of=...: write its members' scores of these images as its reference."
         ),
     ] = None,
 ) -> None:
-    """Score images: how far each is from showing rain."""
+    """Score how far images are from showing rain."""
     from iqa_service.registry import open_scorer
 
     problems: list[str] = []

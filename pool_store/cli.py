@@ -18,7 +18,7 @@ from rich.table import Table
 from pool_store.client import Pool, open_pool
 from pool_store.schemas import PoolSettings, Stats
 
-app = typer.Typer(no_args_is_help=True, help="Serve, look at and look after reward pools.")
+app = typer.Typer(no_args_is_help=True, help="Serve, inspect and maintain reward pools.")
 console = Console(stderr=True)
 
 Spec = Annotated[str, typer.Argument(help="The pool: embedded:FOLDER, redis://..., http://HOST:PORT/NAME.")]
@@ -28,23 +28,26 @@ Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 @app.command()
 def serve(
     pools: Annotated[
-        str, typer.Argument(help="Where the pools live: embedded:FOLDER or redis://HOST:PORT/DB?blobs=URL.")
+        str,
+        typer.Argument(help="Where the pools are stored: embedded:FOLDER or redis://HOST:PORT/DB?blobs=URL."),
     ],
-    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need a token.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a token.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8080,
     token_file: Annotated[
-        Path | None, typer.Option(help="Lines 'read TOKEN' or 'write TOKEN', beside the environment's.")
+        Path | None, typer.Option(help="File of more tokens: lines 'read TOKEN' or 'write TOKEN'.")
     ] = None,
-    body_megabytes: Annotated[int, typer.Option(min=1, help="Largest image or batch.")] = 64,
-    megapixels: Annotated[int, typer.Option(min=1, help="Largest image.")] = 40,
-    rate: Annotated[float, typer.Option(min=1, help="Requests a second of one client.")] = 2000,
-    access_log: Annotated[bool, typer.Option(help="A line of JSON on stderr for every request.")] = False,
+    body_megabytes: Annotated[int, typer.Option(min=1, help="Largest image or batch, in MB.")] = 64,
+    megapixels: Annotated[int, typer.Option(min=1, help="Largest image, in megapixels.")] = 40,
+    rate: Annotated[float, typer.Option(min=1, help="Requests per second allowed to one client.")] = 2000,
+    access_log: Annotated[
+        bool, typer.Option(help="Print a line of JSON to stderr for every request.")
+    ] = False,
 ) -> None:
     """Serve pools over HTTP, with a page to look at them.
 
-    RGSUD_POOL_TOKEN is the token that may write, RGSUD_POOL_READ_TOKEN one that may only read.
+    RGSUD_POOL_TOKEN holds the token for reading and writing, RGSUD_POOL_READ_TOKEN one for reading only.
     """
     from pool_store.http.app import TOKEN_VARIABLES
     from pool_store.http.limits import Limits
@@ -65,7 +68,7 @@ def serve(
 
 @app.command()
 def stats(pool: Spec, json: Json = False) -> None:
-    """Show a pool in figures."""
+    """Show the figures of a pool."""
     with _opened(pool) as opened:
         found = opened.stats()
     _print(found, _figures(found), json)
@@ -73,7 +76,7 @@ def stats(pool: Spec, json: Json = False) -> None:
 
 @app.command()
 def verify(pool: Spec, json: Json = False) -> None:
-    """Read every image that the pool refers to; exit code 1 where one is missing or damaged."""
+    """Read every image that the pool refers to; exit code 1 if one is missing or damaged."""
     with _opened(pool) as opened:
         found = opened.verify()
     table = Table(title="Damaged")
@@ -108,11 +111,11 @@ def export_(
     pool: Spec,
     target: Annotated[Path, typer.Argument(help="A new folder, or a new file that ends in .tar.")],
     format: Annotated[
-        Literal["webp", "png"], typer.Option(help="Of the images; both are lossless.")
+        Literal["webp", "png"], typer.Option(help="Format of the images; both are lossless.")
     ] = "webp",
     json: Json = False,
 ) -> None:
-    """Write a pool's rewards to a folder or .tar: images, and a table of all that is known of them."""
+    """Write a pool's rewards to a folder or .tar: the images, and a table of their scores and origins."""
     from pool_store.transfer import export_pool
 
     with _opened(pool) as opened:
@@ -126,7 +129,7 @@ def import_(
     pool: Spec,
     json: Json = False,
 ) -> None:
-    """Offer a pool everything in an export; the pool is made where it is missing."""
+    """Offer everything in an export to a pool, which is created if it is missing."""
     from pool_store.transfer import import_pool, settings_of
 
     settings = settings_of(source)

@@ -55,27 +55,27 @@ class DataSettings(Settings):
     """Folders of photographs, nested or not, any size and format."""
 
     set: str | None = None
-    """A data set of the literature by its name, as Rain100L: its folders stand in for those not given."""
+    """Name of a data set of the literature, as Rain100L, whose folders are used where none are given."""
     root: Path | None = None
-    """Where data sets lie, each in a folder of its name."""
+    """Folder that holds data sets, each in a folder of its name."""
     rainy: Path
-    """The rainy domain."""
+    """Folder of rainy images."""
     clean: Path
-    """The clean domain: other scenes, no pairs."""
+    """Folder of clean images of other scenes."""
     validation_rainy: Path | None = None
-    """Rainy side of the validation pairs, matched by name."""
+    """Folder of the rainy images of the validation pairs, which are matched by name."""
     validation_clean: Path | None = None
-    """Their clean side."""
+    """Folder of the clean images of the validation pairs."""
     crop: int = Field(256, ge=32)
     """Side of the square training crops, in pixels."""
     batch: int = Field(4, ge=1)
-    """Rainy crops in a step; as many clean ones."""
+    """Rainy crops in a step of one worker; the number of clean crops is the same."""
     workers: int = Field(4, ge=0)
     """Processes that load images; 0 loads in the training process."""
     cache_bytes: int = 2 << 30
-    """Decoded images kept in memory by the processes that load, together."""
+    """Size of the cache of decoded images, in bytes, over all processes that load."""
     rain_search: RainSearchSettings = RainSearchSettings()
-    """For a method that trains on found rain."""
+    """Search for rain in the rainy images, for methods that train on it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -107,7 +107,7 @@ class ScheduleSettings(Settings):
     samples: int = Field(400_000, ge=1)
     """Rainy crops to train on, whatever the batch and the number of machines."""
     seconds: float | None = Field(None, gt=0)
-    """Training time after which the run ends early; evaluation is not counted."""
+    """Training time, without evaluations, after which the run ends early. Default: no limit."""
     recycle_from: Moment = 0
     """When recycling starts: candidates are scored and offered to the pool. 20000 is after 20000 rainy crops,
     `50%` is half-way through the run."""
@@ -121,11 +121,11 @@ class ScheduleSettings(Settings):
     plateau_patience: int = Field(3, ge=1)
     """Readings of the pool (one per evaluation) without a rise of 0.02 in log-odds that make a plateau."""
     minimum_rewards: float = Field(0.5, ge=0, le=1)
-    """Share of the rainy images that must have a reward before stage 2 may begin."""
+    """Share of the rainy images, 0 to 1, that must have a reward before stage 2 may begin."""
 
 
 class RecyclingSettings(Settings):
-    """Where candidates are scored and kept."""
+    """Scoring and keeping of candidates."""
 
     scorer: str = "daclip-lite"
     """`daclip-lite`, with `?consistency=1` more where O_r less B_r looks like rain;
@@ -139,30 +139,30 @@ class RecyclingSettings(Settings):
     every: int = Field(4, ge=1)
     """Steps between two candidates; each is one whole rainy image."""
     weights: Literal["current", "averaged"] = "current"
-    """Which of the derainer's weights make the candidates."""
+    """Weights of the derainer that make the candidates."""
     keep: int = Field(1, ge=1, le=64)
     """Candidates kept for each rainy image."""
     reward: Combination = "best"
-    """What stage 2 trains against: the best kept candidate, the mean of those kept, or in each pixel their
-    minimum, since rain only adds light."""
+    """Target of stage 2: the best of the kept candidates, their mean, or in each pixel their minimum, since
+    rain only adds light."""
     tile: int | None = None
-    """Side of the tiles in which whole images are derained; none is all at once."""
+    """Side, in pixels, of the tiles in which candidates are derained. Default: whole images."""
     queue: int = Field(16, ge=1)
-    """Candidates that may wait to be scored; when it is full the oldest is dropped and counted."""
+    """Largest number of candidates that wait to be scored; beyond it the oldest is dropped and counted."""
     synchronous: bool = False
     """Score and offer within the step: slower, and reproducible bit for bit."""
     cache_bytes: int = 1 << 30
-    """Decoded rewards kept in memory."""
+    """Size of the cache of decoded rewards, in bytes."""
     history: int = Field(8, ge=0, le=64)
-    """Replacements that the pool remembers of each image, for its page."""
+    """Number of replacements of each image that the pool remembers, for its page."""
     sources: bool = True
-    """Put each rainy image beside its reward, so that the pool's page can show both."""
+    """Store each rainy image in the pool, so that its page can show it beside the reward."""
     record: Path | None = None
-    """Folder that every candidate is written to, for judging scorers; some 300 KB each at 481x321."""
+    """Folder that every candidate is written to, to compare scorers; about 300 KB each at 481x321."""
 
 
 class ReportSettings(Settings):
-    """What is written down, and how often, in steps."""
+    """Logs, evaluations and checkpoints, and their intervals in steps."""
 
     log_every: int = Field(10, ge=1)
     """Steps between two lines of metrics.jsonl."""
@@ -175,46 +175,46 @@ class ReportSettings(Settings):
     keep_checkpoints: int = Field(3, ge=1)
     """Checkpoints kept; older ones are deleted."""
     plan: bool = True
-    """Measure a few steps before the start, and tell what the run will take."""
+    """Measure a few steps before the start, and estimate the time and memory of the run."""
     log: Literal["console", "json"] = "console"
-    """`json` prints the lines of metrics.jsonl, for what collects the logs of many programs."""
+    """Format of the output: for a person, or the lines of metrics.jsonl for log collectors."""
 
 
 class ServedScorerSettings(Settings):
     """The scorer that a run on Ray deploys for its workers."""
 
     replicas: int = Field(1, ge=1)
-    """Copies; the fewest of them where `max_replicas` lets their number rise."""
+    """Number of replicas; the minimum if `max_replicas` enables autoscaling."""
     max_replicas: int | None = Field(None, ge=1)
-    """Copies under load; none leaves their number fixed."""
+    """Largest number of replicas under load. Default: the number is fixed."""
     cpus: float | None = Field(None, ge=0)
-    """Processor cores set aside for a copy; none is 1 on a cluster, and none on a Ray started for this run,
-    where it shares those of the workers."""
+    """CPU cores reserved per replica. Default: 1 on an existing cluster, 0 on a Ray started for this run,
+    where replica and workers share the cores."""
     gpus: float = Field(0.0, ge=0)
-    """GPUs, or a share of one, for a copy."""
+    """GPUs per replica; may be a fraction."""
     precision: Literal["float32", "bfloat16"] | None = None
-    """Of its image tower."""
+    """Precision of the scorer's image tower. Default: the scorer's own."""
 
 
 _Count = Annotated[int, Field(ge=1)]
 
 
 class RaySettings(Settings):
-    """Of `launch: ray`."""
+    """Processes of a run with `launch: ray`."""
 
     address: str | None = None
-    """Of a running cluster, `auto` for the one of this machine; none takes that of the environment, or
-    one that runs on this machine, or starts Ray for this run."""
+    """Address of a running cluster; `auto` is the one on this machine. Default: that of the environment
+    (RAY_ADDRESS), or one on this machine, or else Ray is started for this run."""
     workers: _Count | tuple[_Count, _Count] = 1
-    """Workers that train; two numbers are the fewest and the most of an elastic run."""
+    """Number of workers that train; two numbers are the minimum and the maximum of an elastic run."""
     cpus: int | None = Field(None, ge=1)
-    """Processor cores a worker has; none shares out what is free."""
+    """CPU cores per worker. Default: an equal share of the free ones."""
     max_failures: int = Field(3, ge=-1)
-    """Times that the workers start again from the newest checkpoint when one has died; -1 is without end."""
+    """Number of restarts from the newest checkpoint after a worker has died; -1 is no limit."""
     timeout_seconds: int = Field(600, ge=10)
-    """How long workers wait for each other before one counts as dead."""
+    """Seconds that workers wait for each other before one is considered dead."""
     scorer: ServedScorerSettings = ServedScorerSettings()
-    """Where `recycling.scorer` says no place."""
+    """Scorer that is deployed for the run, where `recycling.scorer` is only a name."""
 
     @model_validator(mode="after")
     def _fewest_first(self) -> RaySettings:
@@ -227,26 +227,26 @@ class Config(Settings):
     """One run."""
 
     name: str = "run"
-    """The run's folder below `runs`."""
+    """Name of the run, and of its folder below `runs`."""
     runs: Path = Path("runs")
-    """Where runs are kept."""
+    """Folder of all runs."""
     copies: str | None = None
-    """Object store (`s3://BUCKET/PREFIX`, ...) or folder that checkpoints, model and figures are copied to; a
-    run whose folder is gone goes on from there."""
+    """Object store (`s3://BUCKET/PREFIX`, ...) or folder that checkpoints, model and figures are copied to;
+    a run whose folder is lost resumes from there."""
     seed: int = 0
-    """Of the initial weights and the order of the crops."""
+    """Seed of the initial weights and the order of the crops."""
     device: str = "auto"
-    """`cpu`, `cuda`, `cuda:1`; `auto` takes a GPU where there is one."""
+    """Device that trains: `cpu`, `cuda`, `cuda:1`; `auto` is a GPU if there is one."""
     launch: Literal["ray", "inline"] = "ray"
-    """Where the run's processes live: workers of Ray Train and a scorer on Ray Serve, or all in this one."""
+    """Workers of Ray Train with a scorer on Ray Serve, or everything in this process."""
     ray: RaySettings = RaySettings()
-    """Workers of `launch: ray`."""
+    """Processes of a run with `launch: ray`."""
     data: DataSettings
-    """Photographs."""
+    """Images to train on."""
     derainer: DerainerSettings = "nafnet-32"
     """A published configuration by name, or sizes."""
     identity_start: bool = True
-    """Begin with a derainer that returns its input."""
+    """Start with a derainer that returns its input."""
     method: AnyMethodSettings = RGSUDSettings()
     """`name: rgsud`, the paper's GAN, or `found-rain`, rain of the rainy photographs' flat places."""
     schedule: ScheduleSettings = ScheduleSettings()

@@ -19,7 +19,7 @@ from iqa_service.serving.settings import SCORER, TOKEN_VARIABLE, ServiceSettings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-app = typer.Typer(no_args_is_help=True, help="The scorer as a service.")
+app = typer.Typer(no_args_is_help=True, help="Run a scorer as a service.")
 console = Console(stderr=True)
 
 
@@ -28,19 +28,21 @@ def serve(
     scorer: Annotated[str, typer.Option(help="local:daclip-lite, or local:NAME?OPTION=VALUE.")] = (
         "local:daclip-lite"
     ),
-    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need a token.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs a token.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Copies of the scorer; they share the cores.")] = 1,
     gpus: Annotated[float, typer.Option(min=0, help="GPUs, or a share of one, for each copy.")] = 0.0,
     precision: Annotated[
-        Literal["float32", "bfloat16"] | None, typer.Option(help="Of the scorer's image tower.")
+        Literal["float32", "bfloat16"] | None, typer.Option(help="Precision of the scorer's image tower.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Views scored at once.")] = 64,
-    name: Annotated[str, typer.Option(help="serve:NAME is the scorer within this machine's Ray.")] = "iqa",
+    name: Annotated[
+        str, typer.Option(help="Name of the scorer within this machine's Ray: serve:NAME.")
+    ] = "iqa",
 ) -> None:
-    """Serve a scorer on this machine, by HTTP and to its Ray; on a cluster, use `serve deploy`.
+    """Serve a scorer on this machine, over HTTP and within its Ray; on a cluster, use `serve deploy`.
 
     RGSUD_SCORER_TOKEN is the token that HTTP callers must present; none is needed where it is not set.
     """

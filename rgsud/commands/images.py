@@ -33,16 +33,19 @@ def derain(
 
 def evaluate(
     model: Model,
-    rainy: Annotated[Path, typer.Argument(help="Folder of rainy images; with --set that of data sets.")],
+    rainy: Annotated[
+        Path, typer.Argument(help="Folder of rainy images; with --set the folder that holds data sets.")
+    ],
     clean: Annotated[
         Path | None, typer.Argument(help="Folder of their ground truth, by the same names.")
     ] = None,
     known: Annotated[
-        str | None, typer.Option("--set", help="A data set of the literature, by its own protocol.")
+        str | None,
+        typer.Option("--set", help="Name of a data set of the literature, measured by its own protocol."),
     ] = None,
     protocol: Annotated[
         Literal["A", "B"] | None,
-        typer.Option(help="A: rounded luma, the field's norm; B: DID-Data, DDN-Data."),
+        typer.Option(help="A: luma rounded to 8 bits, the usual one; B: that of DID-Data and DDN-Data."),
     ] = None,
     sheet: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("evaluation.png"),
 ) -> None:

@@ -15,8 +15,8 @@ from pool_store.client import open_pool
 @app.command()
 def rescore(
     pool: Spec,
-    target: Annotated[str, typer.Argument(help="The new pool.")],
-    scorer: Annotated[str, typer.Option(help="Scores the rewards anew, like recycling.scorer.")],
+    target: Annotated[str, typer.Argument(help="Address of the new pool.")],
+    scorer: Annotated[str, typer.Option(help="Scorer to score the rewards with, as in recycling.scorer.")],
 ) -> None:
     """Score a pool's rewards with another scorer, into a new pool."""
     from rich.progress import Progress

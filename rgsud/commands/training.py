@@ -84,9 +84,12 @@ def recipes() -> None:
 
 
 def settings(
-    key: Annotated[str, typer.Argument(help="A setting, or a group of them: method, recycling.scorer.")] = "",
+    key: Annotated[
+        str, typer.Argument(help="A setting (recycling.scorer) or a group of them (method); all by default.")
+    ] = "",
     recipe: Annotated[
-        str | None, typer.Option(help="Show a recipe's values, not the defaults: its name or .yaml file.")
+        str | None,
+        typer.Option(help="Name or .yaml file of a recipe whose values are shown instead of the defaults."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:

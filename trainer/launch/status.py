@@ -116,7 +116,7 @@ def status(
     pool: Annotated[str | None, typer.Option(help="The pool, if not that of the run.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
-    """Show a run, its pool, its scorer and its job: what runs, how fast, and what cannot be reached."""
+    """Show the state of a run, its pool, its scorer and its job, and what cannot be reached."""
     found = look(folder or _newest(Path("runs")), address, pool)
     if as_json:
         print(found.model_dump_json(indent=2))

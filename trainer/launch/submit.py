@@ -45,12 +45,14 @@ def submit(
     follow: Annotated[bool, typer.Option(help="Show the job's log until it ends.")] = True,
     working_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder that travels with the job, which starts in it; .gitignore is heeded."),
+        typer.Option(
+            help="Folder that is uploaded with the job, which starts in it; files in .gitignore are left out."
+        ),
     ] = None,
 ) -> None:
-    """Train on a Ray cluster, as a job that goes on without this terminal.
+    """Train on a Ray cluster, as a job that does not depend on this terminal.
 
-    It resumes: submitted again after whatever has ended it, it goes on from the newest checkpoint. With token
+    Submitted again after it has ended early, the run continues from its newest checkpoint. With token
     authentication, RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH name the cluster's token.
     """
     from trainer.config import load_config
