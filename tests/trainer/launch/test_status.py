@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from pool_store.client import open_pool
 from trainer.config import Config
-from trainer.launch.status import PipelineStatus, look, status
+from trainer.launch.pipeline import PipelineStatus, look
+from trainer.launch.status import status
 
 app = typer.Typer()
 app.command()(status)
@@ -45,7 +46,13 @@ def write(config: Config, *, ago: float = 1.0, samples: int = 12, **recycling: s
         "recycled/dropped": 1,
         "recycled/lost": 2,
     }
-    measured = {"validation/psnr_y": 27.5, "validation/gain_db": 0.5}
+    measured = {
+        "validation/psnr_y": 27.5,
+        "validation/ssim_y": 0.9,
+        "validation/psnr_rgb": 26.0,
+        "validation/ssim_rgb": 0.88,
+        "validation/gain_db": 0.5,
+    }
     lines = [
         {"kind": "notice", "text": "the first"},
         {"kind": "step", **step},
