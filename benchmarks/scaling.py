@@ -53,9 +53,11 @@ from iqa_service.serving.settings import ServiceSettings
 from pool_store.engine.pool import RewardPool
 from trainer.config import Config, load_config
 from trainer.data.demo import DemoData, write_demo_data
+from trainer.data.loader import Loader
 from trainer.launch.assembly import assemble
 from trainer.launch.start import run
 from trainer.launch.worker import work
+from trainer.reporting.lines import StepLine, parse
 from trainer.restore.inference import derain_image
 from trainer.state.checkpoints import Checkpoints
 
@@ -176,11 +178,11 @@ class Subject:
         job = self.job
         return [
             ("training", job.method, "step"),
-            ("data", trainer.train, "_timed"),
+            ("data", Loader, "__next__"),
             ("load", job.rainy, "load"),
             ("derain", trainer.train, "derain_image"),
             ("rewards", job.rewards, "crops"),
-            ("report", job.reporter, "step"),
+            ("report", job.callbacks[0], "on_step"),
             ("score", ConsistentBackend, "score"),
             ("put", RewardPool, "put_images"),
             ("peek", RewardPool, "peek"),
@@ -301,8 +303,8 @@ def workers(config: Config, scorer: str, steps: int) -> dict[str, float]:
         return Config.model_validate(tree)
 
     def rate(ran: Config) -> float:
-        lines = map(json.loads, (ran.folder / "metrics.jsonl").read_text().splitlines())
-        rates = [line["rate/images_per_second"] for line in lines if line["kind"] == "step"]
+        lines = map(parse, (ran.folder / "metrics.jsonl").read_text().splitlines())
+        rates = [line.images_per_second for line in lines if isinstance(line, StepLine)]
         return statistics.median(rates[1:])  # the first warms up
 
     figures = {}

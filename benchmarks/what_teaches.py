@@ -44,9 +44,10 @@ from trainer.models.registry import build_derainer
 from trainer.recycling.rewards import combine
 from trainer.restore.evaluation import evaluate_pairs, psnr_y
 from trainer.restore.inference import derain_image
+from trainer.run import Callback, Run
 from trainer.state.checkpoints import Checkpoints
 from trainer.state.schedule import Progress, finished
-from trainer.train import Job, train
+from trainer.train import train
 
 SHARED = Share(0.4)
 """Part of the time that the runs of a seed have in common."""
@@ -226,7 +227,7 @@ def clock() -> float:
     return time.process_time() / 2
 
 
-class Recorder:
+class Recorder(Callback):
     """Evaluates raw and averaged weights and the pool's true quality into records.jsonl."""
 
     def __init__(self, config: Config, validation: PairedFolder, training: PairedFolder) -> None:
@@ -236,6 +237,11 @@ class Recorder:
         self._file = folder / "records.jsonl"
         self._validation = validation
         self._training = training
+
+    def on_evaluate(self, run: Run) -> None:
+        """The raw weights, the averaged ones, and the pool where it holds something."""
+        pool = run.state.pool if run.state.pool and run.state.pool.stats().entries else None
+        self.evaluate(run.method.derainer, run.method.averaged, run.progress, pool)
 
     def evaluate(self, raw: nn.Module, averaged: nn.Module, progress: Progress, pool: Pool | None) -> None:
         line: dict[str, Any] = {"seconds": progress.seconds, "steps": progress.steps, "stage": progress.stage}
@@ -299,30 +305,22 @@ def unpaired(config: Config, name: str, training: PairedFolder, until: float, st
     config = config.model_copy(update={"name": name})
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     with ExitStack() as stack:
-        job: Job = assemble(config, checkpoints, [view_of(config, Console(stderr=True))], stack)
-        validation = PairedFolder(config.data.validation_rainy or "", config.data.validation_clean or "")
-        recorder = Recorder(config, validation, training)
-        job.clock = clock
+        run = assemble(config, checkpoints, [view_of(config, Console(stderr=True))], stack)
+        assert run.validation is not None
+        recorder = Recorder(config, run.validation, training)
+        run.validation = None  # the recorder measures instead
+        run.callbacks.append(recorder)
+        run.clock = clock
         if checkpoints.files() or start:
-            job.state.load_state_dict(checkpoints.load(None if checkpoints.files() else start))
+            run.state.load_state_dict(checkpoints.load(None if checkpoints.files() else start))
         assert config.schedule.seconds is not None
         limit = until * config.schedule.seconds
-        job.stopping = lambda: job.state.progress.seconds >= limit
-        method, progress = job.method, job.state.progress
-
-        def evaluate(_: nn.Module, progress: Progress) -> None:
-            recorder.evaluate(
-                method.derainer,
-                method.averaged,
-                progress,
-                job.state.pool if job.state.pool and job.state.pool.stats().entries else None,
-            )
-
-        job.reporter.evaluate = evaluate  # type: ignore[method-assign]
-        if not (finished(config.schedule, progress) or job.stopping()):
-            train(job)
+        progress = run.progress
+        run.stopping = lambda: progress.seconds >= limit
+        if not (finished(config.schedule, progress) or run.stopping()):
+            train(run)
         if until == 1 and progress.steps % config.report.evaluate_every:
-            evaluate(method.averaged, progress)
+            recorder.on_evaluate(run)
     return checkpoints.files()[-1]
 
 

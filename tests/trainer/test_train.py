@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,8 @@ from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.launch import start as launch
 from trainer.methods import METHODS
-from trainer.methods.rgsud import RGSUD
 from trainer.models.registry import load_derainer
-from trainer.reporting import reporter as report
+from trainer.run import Callback, Run, Step
 from trainer.state.checkpoints import Checkpoints
 
 
@@ -51,20 +51,18 @@ def _lines(config: Config, kind: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == kind]
 
 
-def _stop_after(monkeypatch: pytest.MonkeyPatch, steps: int, action: Any) -> None:
-    original = report.Reporter.step
+class After(Callback):
+    """Does something after so many steps."""
 
-    def step(self: report.Reporter, progress: Any, *rest: Any) -> None:
-        original(self, progress, *rest)
-        if progress.steps == steps:
-            action()
+    def __init__(self, steps: int, action: Callable[[], object]) -> None:
+        self.steps, self.action = steps, action
 
-    monkeypatch.setattr(report.Reporter, "step", step)
+    def on_step(self, run: Run, step: Step) -> None:
+        if run.progress.steps == self.steps:
+            self.action()
 
 
-def _killed_and_straight(
-    config: Config, steps: int, monkeypatch: pytest.MonkeyPatch
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _killed_and_straight(config: Config, steps: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Last checkpoints of a run that was killed after so many steps and resumed, and of one that was not."""
     straight = config.model_copy(update={"name": "straight"})
     launch.run(straight, console=_quiet())
@@ -75,10 +73,8 @@ def _killed_and_straight(
     def die() -> None:
         raise Killed
 
-    with monkeypatch.context() as patched:
-        _stop_after(patched, steps, die)
-        with pytest.raises(Killed):
-            launch.run(config, console=_quiet())
+    with pytest.raises(Killed):
+        launch.run(config, console=_quiet(), callbacks=[After(steps, die)])
     launch.run(config, resume=True, console=_quiet())
     ours, theirs = (Checkpoints(c.folder / "checkpoints", 3).load() for c in (config, straight))
     return ours, theirs
@@ -125,12 +121,10 @@ def test_a_pool_can_stay_as_it_is_from_some_moment_on(config: Config) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_an_interrupted_run_resumes_exactly(
-    config: Config, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_resumes_exactly(config: Config, method: str) -> None:
     config = _on_found_rain(config) if method == "found-rain" else config
     # Two steps after a checkpoint of stage 2, so that the pool has moved on too.
-    ours, theirs = _killed_and_straight(config, 11, monkeypatch)
+    ours, theirs = _killed_and_straight(config, 11)
     assert {"derainer", "averaged"} <= set(theirs["method"])
     for part in {"derainer", "averaged", "G", "DEM", "D"} & set(theirs["method"]):
         for key, value in theirs["method"][part].items():
@@ -158,13 +152,59 @@ def test_a_run_on_found_rain_says_so_where_there_is_none(config: Config) -> None
         launch.run(config, console=_quiet())
 
 
-def test_ctrl_c_saves_and_resume_completes(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        _stop_after(patched, 8, lambda: os.kill(os.getpid(), signal.SIGINT))
-        with pytest.raises(KeyboardInterrupt):
-            launch.run(config, console=_quiet())
+def _interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_saves_and_resume_completes(config: Config) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        launch.run(config, console=_quiet(), callbacks=[After(8, _interrupt)])
     assert Checkpoints(config.folder / "checkpoints", 3).files()[-1].name == "step-000000008.pt"
     assert launch.run(config, resume=True, console=_quiet()).samples == 24
+
+
+class Calls(Callback):
+    """Notes what is called, and at which step."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+        self.notices: list[str] = []
+        self.steps: list[Step] = []
+
+    def on_begin(self, run: Run) -> None:
+        self.seen.append(("begin", run.progress.steps))
+
+    def on_step(self, run: Run, step: Step) -> None:
+        self.steps.append(step)
+
+    def on_stage(self, run: Run) -> None:
+        self.seen.append(("stage", run.progress.steps))
+
+    def on_evaluate(self, run: Run) -> None:
+        assert run.measured is not None
+        self.seen.append(("evaluate", run.progress.steps))
+
+    def on_end(self, run: Run) -> None:
+        self.seen.append(("end", run.progress.steps))
+
+    def on_notice(self, run: Run, text: str) -> None:
+        self.notices.append(text)
+
+
+def test_callbacks_see_a_run_from_its_begin_to_its_end(config: Config) -> None:
+    calls, resumed = Calls(), Calls()
+    launch.run(config, console=_quiet(), callbacks=[calls])
+    every = [("begin", 0), ("evaluate", 6), ("stage", 6), ("evaluate", 12), ("evaluate", 12), ("end", 12)]
+    assert calls.seen == every
+    counted = [step.recycled.scored for step in calls.steps if step.recycled is not None]
+    assert counted == [1, 3, 5, 7, 9, 11]  # at every second step, a candidate in each but the first
+    assert [("re" in step.losses) for step in calls.steps] == 6 * [False] + 6 * [True]
+    other = config.model_copy(update={"name": "other"})
+    with pytest.raises(KeyboardInterrupt):
+        launch.run(other, console=_quiet(), callbacks=[After(2, _interrupt)])
+    launch.run(other, resume=True, console=_quiet(), callbacks=[resumed])
+    assert resumed.seen == [("begin", 2), *every[1:]]
+    assert resumed.notices[0].startswith("Going on from ")
 
 
 def test_a_second_run_does_not_overwrite_the_first(config: Config) -> None:
@@ -173,18 +213,15 @@ def test_a_second_run_does_not_overwrite_the_first(config: Config) -> None:
         launch.run(config, console=_quiet())
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_its_checkpoints(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = RGSUD.step
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_checkpoints(config: Config) -> None:
+    class Spoil(Callback):
+        def on_step(self, run: Run, step: Step) -> None:
+            if run.progress.steps == 7:
+                with torch.no_grad():
+                    next(run.method.derainer.parameters()).fill_(float("nan"))
 
-    def step(self: RGSUD, *args: Any, **named: Any) -> dict[str, torch.Tensor]:
-        losses = original(self, *args, **named)
-        return {**losses, "psnr": torch.tensor(float("nan"))} if self.steps == 8 else losses
-
-    monkeypatch.setattr(RGSUD, "step", step)
-    with pytest.raises(TrainerError, match=r"the loss psnr is not finite at step 8: resume from"):
-        launch.run(config, console=_quiet())
+    with pytest.raises(TrainerError, match=r"the loss .*psnr.* is not finite at step 8: resume from"):
+        launch.run(config, console=_quiet(), callbacks=[Spoil()])
     saved = Checkpoints(config.folder / "checkpoints", 3)
     assert saved.files()[-1].name == "step-000000006.pt"
     assert saved.load()["progress"]["steps"] == 6
@@ -266,10 +303,8 @@ def test_writing_appears_only_whole(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_dies_before_its_first_checkpoint_repeats_exactly(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ours, theirs = _killed_and_straight(_with(config, report={"checkpoint_every": 100}), 9, monkeypatch)
+def test_a_run_that_dies_before_its_first_checkpoint_repeats_exactly(config: Config) -> None:
+    ours, theirs = _killed_and_straight(_with(config, report={"checkpoint_every": 100}), 9)
     for key, value in theirs["method"]["derainer"].items():
         assert torch.equal(ours["method"]["derainer"][key], value), key
 

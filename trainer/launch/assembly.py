@@ -29,17 +29,26 @@ from trainer.recycling.candidate_log import CandidateRecord
 from trainer.recycling.pool_link import Aside
 from trainer.recycling.recycler import Recycler
 from trainer.recycling.rewards import RewardReader
-from trainer.reporting.reporter import MayAil, Reporter, SilentReporter
-from trainer.reporting.sinks import View
+from trainer.reporting.reporter import Degradable, Reporter
+from trainer.reporting.sinks import MetricsFile, TensorBoardView, View
 from trainer.restore.evaluation import Panel, contact_sheet
+from trainer.run import Callback, Run
 from trainer.state.checkpoints import Checkpoints, TrainingState
 from trainer.state.mirror import Copies
 from trainer.state.schedule import Progress
-from trainer.train import Job
 
 
-def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], stack: ExitStack) -> Job:
-    """Everything that :func:`trainer.train.train` needs; what must be closed is left on ``stack``."""
+def assemble(
+    config: Config,
+    checkpoints: Checkpoints,
+    views: Sequence[View],
+    stack: ExitStack,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
+    """Everything that :func:`trainer.train.train` needs; what must be closed is left on ``stack``.
+
+    On worker 0 the views show the lines of ``metrics.jsonl``, and a reporter is the first of the callbacks.
+    """
     data = config.data
     pairs: tuple[Path, Path] | None = None
     if data.validation_rainy is not None and data.validation_clean is not None:
@@ -83,16 +92,18 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
     stack.callback(aside.close)
     copies = Copies(config)
     progress = Progress()
-    reporter: Reporter | SilentReporter = SilentReporter(config, recycler)
-    if rank() == 0:
-        validation = PairedFolder(*pairs) if pairs else None
-        troubles: dict[str, MayAil] = {
-            "Candidates are being lost": recycler,
-            "Rewards cannot be read": rewards,
-            "The pool's figures cannot be read": aside,
-            "The run cannot be copied": copies,
-        }
-        reporter = stack.enter_context(Reporter(config, rainy, validation, aside, recycler, troubles, views))
+    degradable: dict[str, Degradable] = {
+        "Candidates are being lost": recycler,
+        "Rewards cannot be read": rewards,
+        "The pool's figures cannot be read": aside,
+        "The run cannot be copied": copies,
+    }
+    if rank() > 0:
+        views = ()  # worker 0 writes for all
+    else:
+        board = TensorBoardView(config.folder / "tensorboard")
+        views = (MetricsFile(config.folder / "metrics.jsonl"), board, *views)
+    reporter = stack.enter_context(Reporter(config, degradable, views))
     reporter.notice(f"{checked.rainy.count} rainy and {checked.clean.count} clean images.", progress)
     if checked.leaked:
         reporter.notice(
@@ -111,18 +122,19 @@ def assemble(config: Config, checkpoints: Checkpoints, views: Sequence[View], st
         if config.method.finds_rain
         else None,
     )
-    return Job(
+    return Run(
         config=config,
         rainy=rainy,
+        validation=PairedFolder(*pairs) if pairs else None,
         batches=batches,
         method=method,
         pool=aside,
         recycler=recycler,
         rewards=rewards,
-        reporter=reporter,
         checkpoints=checkpoints,
         copies=copies,
         state=TrainingState(config, method, progress, pool),
+        callbacks=[*([reporter] if rank() == 0 else []), *callbacks],
     )
 
 
@@ -139,7 +151,7 @@ def _find_rain(
     config: Config,
     rainy: ImageFolder,
     radiance: float | None,
-    reporter: Reporter | SilentReporter,
+    reporter: Reporter,
     progress: Progress,
 ) -> RainBank:
     """Rain for the pseudo pairs, and a picture of it."""

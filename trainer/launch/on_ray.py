@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,6 +35,7 @@ from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.launch.worker import Summary, view_of, work
 from trainer.reporting.sinks import RayMetricsView, following
+from trainer.run import Callback
 from trainer.state.checkpoints import Checkpoints
 
 _STOP = ".stop"
@@ -42,7 +44,9 @@ _REFUSAL = ".refusal"
 """Another one: what is wrong with the run, so that starting the workers again would not help."""
 
 
-def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
+def run_on_ray(
+    config: Config, start: Path | None, console: Console, callbacks: Sequence[Callback] = ()
+) -> Summary:
     """Train on Ray, from a checkpoint or from the beginning.
 
     Raises:
@@ -70,6 +74,7 @@ def run_on_ray(config: Config, start: Path | None, console: Console) -> Summary:
             "config": config.model_dump(mode="json"),
             "start": None if start is None else str(start.resolve()),
             "threads": cpus,
+            "callbacks": list(callbacks),
         }
         trainer = TorchTrainer(
             _worker,
@@ -116,7 +121,8 @@ def _worker(payload: dict[str, Any]) -> None:
     start = checkpoints.newest() if checkpoints.files() else payload["start"]
     stopping = (config.folder / _STOP).exists
     try:
-        work(config, None if start is None else Path(start), [RayMetricsView()], stopping)
+        begin = None if start is None else Path(start)
+        work(config, begin, [RayMetricsView()], stopping, payload["callbacks"])
     except (TrainerError, FileError) as problem:
         refusal.write_text(str(problem))
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -10,12 +11,18 @@ from rgsud_core.signals import until_interrupted
 from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.launch.worker import Summary, view_of, work
+from trainer.run import Callback
 from trainer.state.checkpoints import Checkpoints
 from trainer.state.mirror import bring_back, refuse_copies
 
 
 def run(
-    config: Config, *, resume: bool = False, checkpoint: Path | None = None, console: Console | None = None
+    config: Config,
+    *,
+    resume: bool = False,
+    checkpoint: Path | None = None,
+    console: Console | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> Summary:
     """Check the data, open the services, train, and write ``summary.json`` into the run's folder.
 
@@ -24,6 +31,7 @@ def run(
         resume: go on from the run's newest checkpoint, or begin where there is none.
         checkpoint: start from this one. Where it is the run's own, later ones are set aside.
         console: where progress is shown.
+        callbacks: called by every worker while it trains; on Ray each worker has copies of them.
 
     Raises:
         TrainerError: what is wrong with the data, the folder or the checkpoint.
@@ -48,9 +56,9 @@ def run(
     if config.launch == "ray":
         from trainer.launch.on_ray import run_on_ray
 
-        return run_on_ray(config, start, console)
+        return run_on_ray(config, start, console, callbacks)
     with until_interrupted() as asked:
-        summary, whole = work(config, start, [view_of(config, console)], asked.is_set)
+        summary, whole = work(config, start, [view_of(config, console)], asked.is_set, callbacks)
     if not whole:
         raise KeyboardInterrupt(f"the run in {config.folder} has been saved")
     return summary

@@ -14,10 +14,10 @@ from trainer.launch.assembly import assemble, write_text
 from trainer.launch.estimate import make_plan, out_of_reach
 from trainer.methods.parallel import rank, wait_for_all
 from trainer.reporting.sinks import ConsoleView, JsonView, View
-from trainer.restore.evaluation import Evaluation
+from trainer.run import Callback, Run
 from trainer.state.checkpoints import Checkpoints
 from trainer.state.schedule import finished
-from trainer.train import Job, save, train
+from trainer.train import evaluate, save, train
 
 
 class Summary(BaseModel):
@@ -39,13 +39,15 @@ class Summary(BaseModel):
 
 def view_of(config: Config, console: Console) -> View:
     """Where a person, or what collects logs, sees the run."""
-    if config.report.log == "json":
-        return JsonView(console)
-    return ConsoleView(console, config.schedule.samples, config.schedule.seconds)
+    return JsonView(console) if config.report.log == "json" else ConsoleView(console, config.schedule)
 
 
 def work(
-    config: Config, start: Path | None, views: Sequence[View], stopping: Callable[[], bool]
+    config: Config,
+    start: Path | None,
+    views: Sequence[View],
+    stopping: Callable[[], bool],
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[Summary, bool]:
     """What each worker of a run does, from a checkpoint or from the beginning; worker 0 shows it in views.
 
@@ -54,37 +56,37 @@ def work(
     """
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     with ExitStack() as stack:
-        job = assemble(config, checkpoints, views, stack)
-        progress = job.state.progress
+        run = assemble(config, checkpoints, views, stack, callbacks)
         if start is not None:
-            job.state.load_state_dict(checkpoints.load(start))
-            job.reporter.notice(f"Going on from {start}.", progress)
+            run.state.load_state_dict(checkpoints.load(start))
+            run.notice(f"Going on from {start}.")
         elif config.recycling.synchronous:
-            save(job)  # what dies before its first checkpoint begins again with the pool as it was
-        job.stopping = stopping
-        plan = make_plan(config, job.method, progress, job.rainy.load(0)) if config.report.plan else None
+            save(run)  # what dies before its first checkpoint begins again with the pool as it was
+        run.stopping = stopping
+        plan = make_plan(config, run.method, run.progress, run.rainy.load(0)) if config.report.plan else None
         if plan is not None:
-            job.reporter.notice(str(plan), progress)
-        if (warning := out_of_reach(config, len(job.rainy), plan)) is not None:
-            job.reporter.notice(warning, progress)
-        train(job)
-        job.recycler.flush()
-        job.reporter.evaluate(job.method.averaged, job.state.progress)
-        job.reporter.sheet(job.method.averaged, job.state.progress)
-        summary = _summarise(job, job.reporter.last)
+            run.notice(str(plan))
+        if (warning := out_of_reach(config, len(run.rainy), plan)) is not None:
+            run.notice(warning)
+        train(run)
+        run.recycler.flush()
+        evaluate(run)
+        for callback in run.callbacks:
+            callback.on_end(run)
+        summary = _summarise(run)
         if rank() == 0:
             write_text(config.folder / "summary.json", summary.model_dump_json(indent=2))
-            job.copies.close()
-            if job.copies.problem is not None:
-                job.reporter.notice(f"The run's end could not be copied: {job.copies.problem}", progress)
+            run.copies.close()
+            if run.copies.problem is not None:
+                run.notice(f"The run's end could not be copied: {run.copies.problem}")
         wait_for_all()
-        return summary, finished(config.schedule, job.state.progress)
+        return summary, finished(config.schedule, run.progress)
 
 
-def _summarise(job: Job, measured: Evaluation | None) -> Summary:
-    pool, progress = job.pool.stats(), job.state.progress
+def _summarise(run: Run) -> Summary:
+    measured, pool, progress = run.measured, run.pool.stats(), run.progress
     return Summary(
-        folder=job.config.folder,
+        folder=run.config.folder,
         input_psnr_y=measured.input.psnr_y if measured else None,
         psnr_y=measured.output.psnr_y if measured else None,
         gain_db=measured.gain_db if measured else None,

@@ -1,14 +1,7 @@
-"""Where the lines of a run's ``metrics.jsonl`` are shown: a bar, a log, the metrics of a cluster.
-
-Every line has `time`, `run`, `kind`, `step`, `samples`, `stage`, `seconds`, and by its kind
-  step        figures named `loss/...`, `rate/...`, `pool/...`, `recycled/...`
-  evaluation  figures named `validation/...`
-  notice      `text`: something that a person should know
-"""
+"""Where the lines of a run go: its ``metrics.jsonl``, TensorBoard, a bar, a log, the metrics of a cluster."""
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,77 +12,115 @@ from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch.utils.tensorboard import SummaryWriter
 
-Line = dict[str, Any]
+from rgsud_core.files import unwritable
+from trainer.config import ScheduleSettings
+from trainer.reporting.lines import EvaluationLine, Line, NoticeLine, StepLine, parse
+from trainer.state.schedule import seconds_left
+
 _PLAIN_SECONDS = 10.0
 """Between two lines of progress where no bar can be drawn."""
 _FOLLOW_SECONDS = 0.2
 
 
 class View(Protocol):
-    """Shows the lines of one run, in their order."""
+    """Shows or stores the lines of one run, in their order."""
 
     def show(self, line: Line) -> None:
         """Take one line."""
         ...
 
     def close(self) -> None:
-        """There are no more."""
+        """Release files and screens: no line follows."""
         ...
 
 
-class ConsoleView:
-    """A progress bar with notices above it; in a log, a line of progress every ten seconds.
+class MetricsFile:
+    """Appends every line to a file, ``metrics.jsonl``.
 
-    Args:
-        console: where it is drawn.
-        samples: of the whole run.
-        seconds: after which it ends early.
+    Raises:
+        FileError: the file cannot be written.
     """
 
-    def __init__(self, console: Console, samples: int, seconds: float | None = None) -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a")
+        except OSError as problem:
+            raise unwritable(path, problem) from None
+
+    def show(self, line: Line) -> None:
+        """See :class:`View`."""
+        try:
+            self._file.write(line.json_text() + "\n")
+            self._file.flush()
+        except OSError as problem:
+            raise unwritable(self._path, problem) from None
+
+    def close(self) -> None:
+        """See :class:`View`."""
+        self._file.close()
+
+
+class TensorBoardView:
+    """Figures over samples, in a folder that TensorBoard reads."""
+
+    def __init__(self, folder: Path) -> None:
+        self._board = SummaryWriter(str(folder))
+
+    def show(self, line: Line) -> None:
+        """See :class:`View`."""
+        for name, value in line.figures().items():
+            self._board.add_scalar(name, value, line.samples)
+
+    def close(self) -> None:
+        """See :class:`View`."""
+        self._board.close()
+
+
+class ConsoleView:
+    """A progress bar with notices above it; in a log, a line of progress every ten seconds."""
+
+    def __init__(self, console: Console, schedule: ScheduleSettings) -> None:
         self._console = console
-        self._samples, self._seconds = samples, seconds
-        self._told = 0.0
+        self._schedule = schedule
+        self._shown = 0.0
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
                 TextColumn("stage {task.fields[stage]}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[said]}, {task.fields[left]} left"),
+                TextColumn("{task.fields[figures]}, {task.fields[left]} left"),
                 console=console,
             )
-            self._task = self._bar.add_task("training", total=samples, stage=1, said="", left="")
+            self._task = self._bar.add_task("training", total=schedule.samples, stage=1, figures="", left="")
             self._bar.start()
 
     def show(self, line: Line) -> None:
         """See :class:`View`."""
-        if line["kind"] == "notice":
-            self._console.print(line["text"], markup=False, highlight=False, soft_wrap=True)
-        elif line["kind"] == "evaluation":
-            self._console.print(
-                f"{line['samples']} samples, {line['seconds']:.0f} s, stage {line['stage']}: "
-                f"PSNR-Y {line['validation/psnr_y']:.2f} dB ({line['validation/gain_db']:+.2f}), "
-                f"SSIM-Y {line['validation/ssim_y']:.4f}",
-                highlight=False,
-                soft_wrap=True,
+        if isinstance(line, NoticeLine):
+            self._print(line.text, markup=False)
+        elif isinstance(line, EvaluationLine):
+            self._print(
+                f"{line.samples} samples, {line.seconds:.0f} s, stage {line.stage}: "
+                f"PSNR-Y {line.psnr_y:.2f} dB ({line.gain_db:+.2f}), SSIM-Y {line.ssim_y:.4f}"
             )
         elif self._bar is not None:
             self._bar.update(
                 self._task,
-                completed=line["samples"],
-                stage=line["stage"],
-                said=glance(line),
+                completed=line.samples,
+                stage=line.stage,
+                figures=glance(line),
                 left=self._left(line),
             )
-        elif time.monotonic() - self._told >= _PLAIN_SECONDS:
-            self._told = time.monotonic()
-            self._console.print(
-                f"stage {line['stage']}, {line['samples']} of {self._samples} samples: {glance(line)}, "
-                f"{self._left(line)} left",
-                highlight=False,
-                soft_wrap=True,
+        elif time.monotonic() - self._shown >= _PLAIN_SECONDS:
+            self._shown = time.monotonic()
+            self._print(
+                f"stage {line.stage}, {line.samples} of {self._schedule.samples} samples: {glance(line)}, "
+                f"{self._left(line)} left"
             )
 
     def close(self) -> None:
@@ -97,11 +128,11 @@ class ConsoleView:
         if self._bar is not None:
             self._bar.stop()
 
-    def _left(self, line: Line) -> timedelta:
-        left = max(0, self._samples - line["samples"]) / max(line["rate/images_per_second"], 1e-9)
-        if self._seconds is not None:
-            left = min(left, max(0.0, self._seconds - line["seconds"]))
-        return timedelta(seconds=round(left))
+    def _print(self, text: str, markup: bool = True) -> None:
+        self._console.print(text, markup=markup, highlight=False, soft_wrap=True)
+
+    def _left(self, line: StepLine) -> timedelta:
+        return timedelta(seconds=round(seconds_left(self._schedule, line, line.images_per_second)))
 
 
 class JsonView:
@@ -112,7 +143,7 @@ class JsonView:
 
     def show(self, line: Line) -> None:
         """See :class:`View`."""
-        print(json.dumps(line), file=self._file, flush=True)
+        print(line.json_text(), file=self._file, flush=True)
 
     def close(self) -> None:
         """See :class:`View`."""
@@ -128,26 +159,25 @@ class RayMetricsView:
         """See :class:`View`."""
         from ray.util.metrics import Gauge
 
-        figures = {name: line[name] for name in ("samples", "stage", "step", "seconds")}
-        figures |= {name: value for name, value in line.items() if "/" in name and value is not None}
+        progress = {"samples": line.samples, "stage": line.stage, "step": line.step, "seconds": line.seconds}
+        figures = progress | line.figures()
         for name, value in figures.items():
             if name not in self._gauges:
                 title = "rgsud_train_" + name.replace("/", "_")
                 self._gauges[name] = Gauge(title, f"{name} of metrics.jsonl", tag_keys=("run",))
-            self._gauges[name].set(float(value), tags={"run": line["run"]})
+            self._gauges[name].set(float(value), tags={"run": line.run})
 
     def close(self) -> None:
         """See :class:`View`."""
 
 
-def glance(line: Line) -> str:
+def glance(line: StepLine) -> str:
     """A line of kind `step` in a few words."""
-    mean = line["pool/mean_log_odds"]
-    terms = " ".join(f"{name[5:]} {value:.3g}" for name, value in line.items() if name.startswith("loss/"))
+    terms = " ".join(f"{name} {value:.3g}" for name, value in line.losses().items())
+    mean = "" if line.pool_mean_log_odds is None else f", score {line.pool_mean_log_odds:.2f}"
     return (
-        f"{line['rate/images_per_second']:.1f} images/s ({line['rate/step_ms']:.0f} ms a step, data "
-        f"{line['rate/data_ms']:.0f})  {terms}  pool {line['pool/entries'] or 0}"
-        + ("" if mean is None else f", score {mean:.2f}")
+        f"{line.images_per_second:.1f} images/s ({line.step_ms:.0f} ms a step, data {line.data_ms:.0f})  "
+        f"{terms}  pool {line.pool_entries or 0}{mean}"
     )
 
 
@@ -170,8 +200,9 @@ def following(path: Path, views: Sequence[View]) -> Iterator[None]:
                     if not line.endswith(b"\n"):
                         break
                     place += len(line)
-                    for view in views:
-                        view.show(json.loads(line))
+                    if (known := parse(line)) is not None:
+                        for view in views:
+                            view.show(known)
 
     thread = threading.Thread(target=follow, name="follow", daemon=True)
     thread.start()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pool_store.client import Pool
 from rgsud_core.errors import first_line
@@ -16,7 +17,7 @@ from rgsud_core.files import writing
 from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.methods.base import Method
-from trainer.models.registry import resolve
+from trainer.models.registry import resolve, serialise_derainer
 from trainer.state.schedule import Progress
 
 
@@ -132,3 +133,9 @@ class Checkpoints:
                 f"the checkpoint {path} cannot be read ({first_line(problem)}): name another."
             ) from None
         return state
+
+
+def save_model(config: Config, derainer: nn.Module) -> None:
+    """Write a derainer into the run's folder, for :func:`trainer.models.registry.load_derainer`."""
+    with writing(config.folder / "model" / "derainer.safetensors") as partial:
+        partial.write_bytes(serialise_derainer(derainer, config.derainer))

@@ -8,22 +8,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from trainer.reporting.sinks import ConsoleView, JsonView, following
+from rgsud_core.errors import FileError
+from trainer.config import ScheduleSettings
+from trainer.reporting.lines import Line, parse
+from trainer.reporting.sinks import ConsoleView, JsonView, MetricsFile, following
 
 
-def _line(kind: str, **rest: Any) -> dict[str, Any]:
-    return {
-        "time": 1.0,
-        "run": "r",
-        "kind": kind,
-        "step": 2,
-        "samples": 8,
-        "stage": 1,
-        "seconds": 3.0,
-        **rest,
-    }
+def _line(kind: str, **rest: Any) -> Line:
+    head = {"time": 1.0, "run": "r", "kind": kind, "step": 2, "samples": 8, "stage": 1, "seconds": 3.0}
+    line = parse(json.dumps({**head, **rest}))
+    assert line is not None
+    return line
 
 
 STEP = _line(
@@ -37,14 +35,18 @@ STEP = _line(
         "pool/mean_log_odds": None,
     },
 )
+MEASURED = _line(
+    "evaluation",
+    **{f"validation/{name}": 1.0 for name in ("psnr_y", "ssim_y", "psnr_rgb", "ssim_rgb", "gain_db")},
+)
 
 
 class Seen:
     def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
+        self.lines: list[Line] = []
         self.closed = False
 
-    def show(self, line: dict[str, Any]) -> None:
+    def show(self, line: Line) -> None:
         self.lines.append(line)
 
     def close(self) -> None:
@@ -53,11 +55,11 @@ class Seen:
 
 def test_a_log_gets_a_line_of_progress_and_every_notice() -> None:
     out = io.StringIO()
-    view = ConsoleView(Console(file=out, width=60), samples=16)
+    view = ConsoleView(Console(file=out, width=60), ScheduleSettings(samples=16))
     view.show(STEP)
     view.show(STEP)  # not again within ten seconds
     view.show(_line("notice", text="Something [odd] happened."))
-    view.show(_line("evaluation", **{f"validation/{k}": 1.0 for k in ("psnr_y", "gain_db", "ssim_y")}))
+    view.show(MEASURED)
     view.close()
     first, second, third = out.getvalue().splitlines()
     assert first.startswith(
@@ -65,7 +67,7 @@ def test_a_log_gets_a_line_of_progress_and_every_notice() -> None:
     )
     assert first.endswith("0:00:02 left")
     out.truncate(0)
-    ConsoleView(Console(file=out, width=60), samples=16, seconds=4.0).show(STEP)
+    ConsoleView(Console(file=out, width=60), ScheduleSettings(samples=16, seconds=4.0)).show(STEP)
     assert out.getvalue().endswith("0:00:01 left\n")
     assert second == "Something [odd] happened."
     assert third == "8 samples, 3 s, stage 1: PSNR-Y 1.00 dB (+1.00), SSIM-Y 1.0000"
@@ -74,26 +76,37 @@ def test_a_log_gets_a_line_of_progress_and_every_notice() -> None:
 def test_json_lines_are_the_lines_themselves() -> None:
     out = io.StringIO()
     JsonView(Console(file=out)).show(STEP)
-    assert json.loads(out.getvalue()) == STEP
+    assert json.loads(out.getvalue()) == STEP.record()
 
 
 def test_what_another_process_appends_is_shown_once_and_whole(tmp_path: Path) -> None:
     path, seen = tmp_path / "metrics.jsonl", Seen()
-    path.write_text(json.dumps(_line("notice", text="of an earlier run")) + "\n")
+    path.write_text(_line("notice", text="of an earlier run").json_text() + "\n")
     with following(path, [seen]), path.open("a") as file:
-        whole = json.dumps(STEP) + "\n"
+        whole = STEP.json_text() + "\n"
         file.write(whole + whole[:20])
         file.flush()
         deadline = time.monotonic() + 10
         while not seen.lines and time.monotonic() < deadline:
             time.sleep(0.01)
         assert seen.lines == [STEP]
-        file.write(whole[20:] + json.dumps(_line("notice", text="the last")) + "\n")
-    assert [line["kind"] for line in seen.lines] == ["step", "step", "notice"]
+        file.write(whole[20:] + _line("notice", text="the last").json_text() + "\n")
+    assert [line.kind for line in seen.lines] == ["step", "step", "notice"]
     assert seen.closed
 
 
 def test_a_run_over_its_schedule_has_no_time_left() -> None:
     out = io.StringIO()
-    ConsoleView(Console(file=out, force_terminal=False, width=200), 4, None).show(STEP)
+    ConsoleView(Console(file=out, force_terminal=False, width=200), ScheduleSettings(samples=4)).show(STEP)
     assert "0:00:00 left" in out.getvalue()
+
+
+def test_a_metrics_file_is_appended_to_and_one_that_cannot_be_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "metrics.jsonl"
+    for line in (STEP, MEASURED):
+        file = MetricsFile(path)
+        file.show(line)
+        file.close()
+    assert [parse(text) for text in path.read_text().splitlines()] == [STEP, MEASURED]
+    with pytest.raises(FileError, match="cannot be written"):
+        MetricsFile(path / "below" / "a file")
