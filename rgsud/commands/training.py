@@ -44,14 +44,15 @@ def train(
 def demo(settings: Changes = None) -> None:
     """Train for a few minutes on photographs that come with the packages, and show the result."""
     from rgsud.api import evaluate
-    from trainer.config import load_config, read_config
+    from trainer.config import load_config
     from trainer.data.demo import write_demo_data
     from trainer.launch.start import run
 
     config = load_config("demo", settings)
     folder, data = config.folder, write_demo_data(config.runs / "demo-data")
-    if (folder / "config.yaml").exists():
-        if read_config(folder).data.rainy.resolve() != data.rainy.resolve():
+    if (earlier := folder / "config.yaml").exists():
+        # Only what is asked for is read: an earlier version may have known other settings.
+        if Path(yaml.safe_load(earlier.read_text())["data"]["rainy"]).resolve() != data.rainy.resolve():
             raise TrainerError(f"{folder} holds a run on other data: choose another name=...")
         shutil.rmtree(folder)  # every demonstration starts afresh
     places = [f"data.{name}={path}" for name, path in vars(data).items()]
