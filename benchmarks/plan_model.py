@@ -34,7 +34,7 @@ class Costs:
     view_bytes: float
     """What travels to the scorer for one candidate."""
     decisions_per_s: float
-    """Of one Redis server; a peek and a look-up of an entry are taken to cost as much as a decision."""
+    """Of one Redis server; a look-up of an entry is taken to cost as much as a decision."""
     service_per_s: float
     """Decisions a second of one process of the pool's HTTP service, look-ups as above."""
     entry_bytes: float
@@ -78,7 +78,7 @@ class Rates:
     gets: float
     """Rewards and training images read from where they are kept."""
     pool_calls: float
-    """Peeks and decisions on candidates, look-ups of entries for samples."""
+    """Decisions, two a candidate since what would enter is offered again; look-ups of entries."""
     network_share: float
     """Of one GPU's network, that is in use."""
     training_share: float

@@ -52,7 +52,7 @@ FORMULAS = """\
     rewards    = samples * (1 - (1 - missed(reward_cache)) * (1 - replaced))
     loaded     = candidates + 2 * samples * missed(image_cache / 2)
     GETs       = rewards + loaded             PUTs = candidates * entering
-    pool calls = 2 * candidates + samples     peek and decision; one look-up a sample in stage 2
+    pool calls = 2 * candidates + samples     two decisions a candidate; one look-up a sample in stage 2
     network    = (every * 2 (g - 1) / g * gradient_bytes / cycle + carried / g) / network
     carried    = (GETs + PUTs) * reward_bytes + candidates * view_bytes
     one pass   = images / candidates          in samples: images * batch * every"""

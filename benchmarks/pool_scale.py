@@ -201,7 +201,7 @@ class Subject:
         self.pool.close()
         started = time.perf_counter()
         self.pool = self._open()
-        assert self.pool.peek([name(0)])[name(0)] is not None
+        assert self.pool.entries([name(0)])
         self.figures["ready_s"] = time.perf_counter() - started
 
 

@@ -185,7 +185,6 @@ class Subject:
             ("report", job.callbacks[0], "on_step"),
             ("score", ConsistentBackend, "score"),
             ("put", RewardPool, "put_images"),
-            ("peek", RewardPool, "peek"),
             ("offer", RewardPool, "offer_many"),
             ("read", RewardPool, "image"),
             ("entries", RewardPool, "entries"),

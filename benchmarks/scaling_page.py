@@ -29,7 +29,6 @@ MAIN_PARTS = {
 }
 BESIDE_PARTS = {
     "score": "score",
-    "peek": "ask the pool for what is to beat",
     "put": "digest, encode, write and sync the image",
     "offer": "offer it to the pool",
     "entries": "look rewards up (stage 2)",
@@ -39,7 +38,6 @@ CANDIDATE_PARTS = {
     "candidate_load_ms": "load the rainy image",
     "alone_derain_ms": "derain it whole",
     "alone_score_ms": "score it, scorer in the same process",
-    "candidate_peek_ms": "ask what is to beat",
     "candidate_put_ms": "put the image that may win",
     "candidate_digest_ms": "of that, its digest",
     "candidate_encode_ms": "of that, encoding",

@@ -43,7 +43,6 @@ def candidate_parts(data: DemoData, folder: Path, repeats: int) -> dict[str, flo
             "candidate_pixels": float(image.shape[0] * image.shape[1]),
             "candidate_bytes": float(len(blobs.encode(image))),
             "candidate_load_ms": median_ms(lambda: images.load(0), repeats),
-            "candidate_peek_ms": median_ms(lambda: pool.peek(["a"]), repeats),
             "candidate_digest_ms": median_ms(lambda: blobs.digest_of(image), repeats),
             "candidate_encode_ms": median_ms(lambda: blobs.encode(image), repeats),
             "candidate_put_ms": median_ms(lambda: pool.put_image(fresh()), repeats),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlencode
 
@@ -33,7 +33,6 @@ class Pool(Protocol):
     keep: int
     address: str
 
-    def peek(self, ids: Iterable[str]) -> dict[str, float | None]: ...
     def put_image(self, image: Image) -> str: ...
     def put_images(self, images: Sequence[Image]) -> list[str]: ...
     def offer(self, offer: Offer) -> Decision: ...
@@ -113,3 +112,25 @@ def open_pool(
     except BaseException:
         host.close()
         raise
+
+
+def offer_images(pool: Pool, offers: Sequence[Offer], image_of: Callable[[str], Image]) -> list[Decision]:
+    """Offers candidates, and uploads the images of those that would enter: losing ones never travel.
+
+    Args:
+        image_of: gives the uint8 H,W,3 image of a digest.
+
+    Raises:
+        PoolError: as `RewardPool.offer_many` and `put_images`, or an image is gone before it is decided on.
+    """
+    decisions = pool.offer_many(offers)
+    wanted = [index for index, decision in enumerate(decisions) if decision.status == "wanted"]
+    if wanted:
+        again = [offers[index] for index in wanted]
+        pool.put_images([image_of(digest) for digest in dict.fromkeys(offer.digest for offer in again)])
+        for index, decision in zip(wanted, pool.offer_many(again), strict=True):
+            if decision.status == "wanted":
+                missing = f"the image of '{offers[index].id}' was removed before it was decided on"
+                raise PoolError(f"{missing}: sweep with a longer grace")
+            decisions[index] = decision
+    return decisions

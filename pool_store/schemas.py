@@ -97,10 +97,12 @@ class Decision(Settings):
     """What became of an offer.
 
     `replaced`: it entered the pool; `kept`: what was there is at least as good; `stale`: it was scored by
-    another scorer than the pool's. `log_odds` is the entry's best after the decision, None where it has none.
+    another scorer than the pool's; `wanted`: nothing was decided or counted, since it would enter but its
+    image is not stored, or since it follows such an offer for the same id: put the image and offer again.
+    `log_odds` is the entry's best after the decision, None where it has none.
     """
 
-    status: Literal["replaced", "kept", "stale"]
+    status: Literal["replaced", "kept", "stale", "wanted"]
     log_odds: float | None
 
 

@@ -11,7 +11,7 @@ import contextlib
 import csv
 import io
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
@@ -20,7 +20,7 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pool_store.client import Pool
+from pool_store.client import Pool, offer_images
 from pool_store.engine.batches import batched
 from pool_store.engine.images import Image, digest_of
 from pool_store.errors import PoolConflict, PoolError
@@ -29,7 +29,8 @@ from pool_store.schemas import Candidate, Digest, Entry, ImageId, Lineage, Offer
 T = TypeVar("T")
 Format = Literal["webp", "png"]
 SETTINGS, TABLE = "pool.json", "rewards.csv"
-BATCH = 64
+BATCH = 16
+"""Candidates offered at a time, whose images may all be in memory."""
 
 
 class Row(BaseModel):
@@ -101,8 +102,8 @@ def export_pool(pool: Pool, target: Path, format: Format = "webp") -> Moved:
 def import_pool(pool: Pool, source: Path) -> Moved:
     """Offers a pool everything in an export: what it holds already, or better, stays.
 
-    PoolConflict where the export is another scorer's; PoolError where a file is missing or is not the image
-    that the table says. What came before it has been imported; to do it again is harmless.
+    PoolConflict where the export is another scorer's; PoolError where a file that the pool wants is missing
+    or is not the image that the table says. What came before it has been imported; repeating it is harmless.
     """
     ids: set[str] = set()
     candidates = replaced = 0
@@ -114,10 +115,13 @@ def import_pool(pool: Pool, source: Path) -> Moved:
                 f"'{pool.fingerprint}': import it into a pool of its own, then rescore"
             )
         for rows in batched(_rows(read(TABLE), source), BATCH):
-            for row in rows:
-                if pool.put_image(_checked(read(row.file), row, source)) != row.digest:
-                    raise PoolError(f"the pool stored '{row.file}' of {source} as another image: report this")
-            decisions = pool.offer_many([_offer(row, pool.fingerprint) for row in rows])
+            by_digest = {row.digest: row for row in rows}
+
+            def image_of(digest: str, rows: Mapping[str, Row] = by_digest) -> Image:
+                return _checked(read(rows[digest].file), rows[digest], source)
+
+            offers = [_offer(row, pool.fingerprint) for row in rows]
+            decisions = offer_images(pool, offers, image_of)
             replaced += sum(decision.status == "replaced" for decision in decisions)
             ids.update(row.id for row in rows)
             candidates += len(rows)
@@ -137,7 +141,7 @@ def rescore_pool(
     Args:
         score: log-odds of candidates, by the scorer of the target's fingerprint.
         batch: candidates scored at once.
-        on_progress: hears the number of entries that are done.
+        on_progress: called with the number of entries processed.
     """
     ids: set[str] = set()
     candidates = replaced = 0
@@ -148,12 +152,14 @@ def rescore_pool(
                 id=held.id,
                 log_odds=log_odds,
                 fingerprint=target.fingerprint,
-                digest=target.put_image(held.image),
+                digest=candidate.digest,
                 lineage=candidate.lineage,
             )
             for (held, candidate), log_odds in zip(some, scores, strict=True)
         ]
-        replaced += sum(decision.status == "replaced" for decision in target.offer_many(offers))
+        images = {candidate.digest: held.image for held, candidate in some}
+        decisions = offer_images(target, offers, images.__getitem__)
+        replaced += sum(decision.status == "replaced" for decision in decisions)
         candidates += len(some)
         for id, rainy in {held.id: held.rainy for held, _ in some if held.id not in ids}.items():
             if rainy is not None:

@@ -116,14 +116,6 @@ class RewardPool:
             raise PoolError(f"a data set cannot have {size} images: give their number")
         self.shards.transact(0, lambda pipe, key: pipe.hset(key("meta"), "size", size))
 
-    def peek(self, ids: Iterable[str]) -> dict[str, float | None]:
-        """For every id the log-odds that an offer must exceed to enter, None where any score enters."""
-        thresholds: dict[str, float | None] = dict.fromkeys(ids)
-        for _, id, score, record in self.shards.read(thresholds):
-            count, worst = records.worst(score, record)
-            thresholds[id] = worst if count >= self.keep else None
-        return thresholds
-
     def put_image(self, image: Image) -> str:
         """Stores a uint8 H,W,3 image durably, before it is offered, and returns its digest."""
         return self._counted(self.blobs.put(image))
@@ -161,54 +153,47 @@ class RewardPool:
             self.shards.count_images(len(added), sum(added))
 
     def offer(self, offer: Offer) -> Decision:
-        """Enters the candidate, whose image has been put, if strictly better than what it would replace.
-
-        Atomic, and idempotent: who lost the answer and offers the same (id, log_odds, digest) again, within
-        the next 2048 replacements of the sub-pool, gets the same status. Nothing is counted twice where it
-        comes in the same batch. The image of an offer that does not win need not have been put.
-        """
+        """`offer_many` for one."""
         return self.offer_many([offer])[0]
 
     def offer_many(self, offers: Sequence[Offer]) -> list[Decision]:
-        """Decides offers as if one after the other, in one round trip, in a second one those that may win."""
-        decisions: dict[int, Decision] = {}
-        pending = self._decide(range(len(offers)), offers, set(), decisions)
-        if pending:
-            # Looked for only now, since most offers lose. What is found no sweep takes for a grace period.
-            digests = {offers[index].digest for index in pending}
-            stored = {digest for digest in digests if self.blobs.touch(digest)}
-            for index in self._decide(pending, offers, stored, decisions):
-                offer = offers[index]
-                if offer.digest not in stored:
-                    missing = f"the offer for '{offer.id}' names blob {offer.digest}"
-                    raise PoolError(f"{missing}: put that image first")
-        return [decisions[index] for index in range(len(offers))]
+        """Enters each candidate that is strictly better than the one it would replace, in the given order.
 
-    def _decide(
-        self, indices: Iterable[int], offers: Sequence[Offer], stored: set[str], done: dict[int, Decision]
-    ) -> list[int]:
-        """Adds decisions to `done`; returns the indices of offers whose image is not known to be stored."""
+        Atomic, in one round trip, and a second one for those that enter. A candidate that would enter but
+        whose image is not stored is `wanted`, and so are those after it for the same id: put these images
+        and offer again (`offer_images`). Idempotent: the same (id, log_odds, digest), offered again within
+        the next 2048 replacements of the shard, gets the same status, and counts once if it comes in the same
+        batch.
+        """
+        decisions = self._decide(offers, set())
+        pending = [index for index, decision in enumerate(decisions) if decision.status == "wanted"]
+        # Looked for only now, since most offers lose. What is found no sweep takes for a grace period.
+        digests = {offers[index].digest for index in pending}
+        if stored := {digest for digest in digests if self.blobs.touch(digest)}:
+            again = self._decide([offers[index] for index in pending], stored)
+            for index, decision in zip(pending, again, strict=True):
+                decisions[index] = decision
+        return decisions
+
+    def _decide(self, offers: Sequence[Offer], stored: set[str]) -> list[Decision]:
+        """Decides offers; those that would enter are `wanted` unless their image is in `stored`."""
         grouped: dict[int, list[int]] = defaultdict(list)
-        for index in indices:
-            grouped[self.shards.of(offers[index].id)].append(index)
-        batches, calls = [], []
-        for shard, group in grouped.items():
-            for batch in sliced(group, BATCH):
-                batches.append(batch)
-                # Else what was put would make a call wait for the log that changes nothing.
-                added = self._take_uncounted() if stored else []
-                some = [offers[index] for index in batch]
-                packed = records.pack_offers(some, stored, self.fingerprint, added)
-                calls.append((self.shards.key(shard, "meta"), packed))
-        pending = []
-        for batch, answer in zip(batches, self.server.run_many(DECIDE, calls), strict=True):
+        for index, offer in enumerate(offers):
+            grouped[self.shards.of(offer.id)].append(index)
+        batches = [(shard, batch) for shard, group in grouped.items() for batch in sliced(group, BATCH)]
+        calls = []
+        for shard, batch in batches:
+            # Else what was put would make a call wait for the log that changes nothing.
+            added = self._take_uncounted() if stored else []
+            some = [offers[index] for index in batch]
+            packed = records.pack_offers(some, stored, self.fingerprint, added)
+            calls.append((self.shards.key(shard, "meta"), packed))
+        decisions: dict[int, Decision] = {}
+        for (_, batch), answer in zip(batches, self.server.run_many(DECIDE, calls), strict=True):
             for index, (letter, log_odds) in zip(batch, records.ANSWER.iter_unpack(answer), strict=True):
-                if letter == b"w":
-                    pending.append(index)
-                    continue
                 best = None if log_odds != log_odds else log_odds
-                done[index] = Decision(status=_STATUS[letter], log_odds=best)
-        return sorted(pending)
+                decisions[index] = Decision(status=_STATUS[letter], log_odds=best)
+        return [decisions[index] for index in range(len(offers))]
 
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
         """The entries of those ids that have one."""

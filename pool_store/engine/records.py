@@ -113,12 +113,6 @@ def digests(record: bytes) -> list[bytes]:
     return [body[:32] for _, body in bodies(0.0, record)]
 
 
-def worst(score: float, record: bytes) -> tuple[int, float]:
-    """How many candidates there are, and the last one's score."""
-    count = 1 + (len(record) - HEAD - BODY) // MORE
-    return count, score if count == 1 else struct.unpack_from(">d", record, len(record) - MORE)[0]
-
-
 def unpack_history(packed: bytes) -> list[HistoryItem]:
     """Newest first."""
     return [

@@ -20,7 +20,7 @@ from rgsud_core.http.service import guarded
 PAGE = Path(__file__).with_name("dashboard")
 TOKEN_VARIABLES: dict[Scope, str] = {"write": "RGSUD_POOL_TOKEN", "read": "RGSUD_POOL_READ_TOKEN"}
 """Environment variables of the service; clients send the first."""
-ACCESS = Access(open=("/", "/assets/"), reading_posts=("peek", "entries"))
+ACCESS = Access(open=("/", "/assets/"), reading_posts=("entries",))
 STATUSES: dict[type[Exception], int] = {
     PoolError: 422,
     PoolMissing: 404,

@@ -29,7 +29,6 @@ from pool_store.http.messages import (
     Ids,
     Offers,
     PoolInfo,
-    Thresholds,
     Uploads,
 )
 from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings, Stats, Swept, Verified
@@ -80,12 +79,6 @@ class HttpPool:
         if settings is None:
             return self._ask(PoolInfo, "GET", "")
         return self._ask(PoolInfo, "PUT", "", body=settings)
-
-    def peek(self, ids: Iterable[str]) -> dict[str, float | None]:
-        found: dict[str, float | None] = {}
-        for page in batched(ids, IDS_A_REQUEST):
-            found.update(self._ask(Thresholds, "POST", "/peek", body=Ids(ids=page)).log_odds)
-        return found
 
     def put_image(self, image: Image) -> str:
         digest = digest_of(image)

@@ -29,12 +29,6 @@ class Ids(Settings):
     ids: Annotated[list[ImageId], Field(max_length=IDS_A_REQUEST, fail_fast=True)]
 
 
-class Thresholds(Settings):
-    """For every id the log-odds that an offer must exceed to enter, null where any score enters."""
-
-    log_odds: dict[str, float | None]
-
-
 class Offers(Settings):
     """Offers, decided in their order."""
 

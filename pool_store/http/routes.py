@@ -31,7 +31,6 @@ from pool_store.http.messages import (
     Offers,
     PoolInfo,
     Pools,
-    Thresholds,
     Uploaded,
     Uploads,
 )
@@ -129,14 +128,9 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         """Removes the pool with its images."""
         host.drop(pool)
 
-    @routes.post("/{pool}/peek")
-    def peek(pool: Name, asked: Ids) -> Thresholds:
-        """What offers for these images must exceed."""
-        return Thresholds(log_odds=host.open(pool).peek(asked.ids))
-
     @routes.post("/{pool}/offers")
     def offer(pool: Name, offered: Offers) -> Decisions:
-        """Decides offers whose images have been put; the same offer again gets the same answer."""
+        """Decides offers; those that are `wanted` have to be made again once their images are put."""
         return Decisions(decisions=host.open(pool).offer_many(offered.offers))
 
     @routes.put("/{pool}/blobs/{digest}", status_code=201, responses={204: {"description": "Held already."}})

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from typing import Any
+
+from fastapi.testclient import TestClient
+
+from pool_store.client import Pool
 
 
 def sentence(answer: Any, status: int) -> str:
@@ -26,3 +31,14 @@ def raw(port: int, *lines: str, body: bytes = b"") -> tuple[int, bytes, bytes]:
             received += chunk
     head_bytes, _, rest = received.partition(b"\r\n\r\n")
     return int(head_bytes.split(b" ")[1]), head_bytes.lower(), rest
+
+
+def best(pool: Pool, ids: Iterable[str]) -> dict[str, float]:
+    """The best log-odds of those ids that have an entry."""
+    return {id: entry.best.log_odds for id, entry in pool.entries(ids).items()}
+
+
+def best_over_http(client: TestClient, pool: str, *ids: str) -> dict[str, float]:
+    """`best` by the service's own route; `pool` is the pool's path."""
+    answer = client.post(f"{pool}/entries", json={"ids": ids})
+    return {entry["id"]: entry["candidates"][0]["log_odds"] for entry in answer.json()["entries"]}

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pool_store.client import Pool
-from pool_store.engine.images import Image
+from pool_store.client import Pool, offer_images
+from pool_store.engine.images import Image, digest_of
 from pool_store.errors import PoolError
 from pool_store.schemas import Candidate, Decision, Entry, Offer
+from tests.pool_store.answers import best
 
 MakeOffer = Callable[..., Offer]
 Picture = Callable[[int], Image]
@@ -28,12 +29,11 @@ def scores(pool: Pool, id: str) -> list[float]:
 
 def test_first_offer_enters(backend: Any, make_offer: MakeOffer) -> None:
     pool = backend.open()
-    assert pool.peek(["a", "b"]) == {"a": None, "b": None}
+    assert pool.entries(["a", "b"]) == {}
     offer = make_offer(pool, "a", -0.25, 1)
     assert pool.offer(offer) == Decision(status="replaced", log_odds=-0.25)
     candidate = Candidate(digest=offer.digest, log_odds=-0.25, lineage=offer.lineage)
     assert pool.entries(["a", "b"]) == {"a": Entry(id="a", candidates=(candidate,), replacements=1)}
-    assert pool.peek(["a", "b"]) == {"a": -0.25, "b": None}
 
 
 def test_strictly_higher_wins_and_ties_keep(backend: Any, make_offer: MakeOffer) -> None:
@@ -55,7 +55,7 @@ def test_scores_keep_every_digit(backend: Any, make_offer: MakeOffer, value: flo
     pool = backend.open()
     decision = pool.offer(make_offer(pool, "a", value, 1))
     stats = pool.stats()
-    assert [decision.log_odds, pool.peek(["a"])["a"], *scores(pool, "a"), stats.mean_log_odds] == [value] * 4
+    assert [decision.log_odds, best(pool, ["a"])["a"], *scores(pool, "a"), stats.mean_log_odds] == [value] * 4
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 3.5e38])
@@ -101,22 +101,19 @@ def test_a_new_score_for_the_held_image(backend: Any, make_offer: MakeOffer) -> 
 
 def test_keeps_three_best_first(backend: Any, make_offer: MakeOffer) -> None:
     pool = backend.open(keep=3)
-    thresholds = []
     for number, log_odds in enumerate([2.0, 1.0, 3.0, 1.0, 2.5, 0.0]):
         answer = pool.offer(make_offer(pool, "a", log_odds, number))
         assert answer.log_odds == max(scores(pool, "a"))
-        thresholds.append(pool.peek(["a"])["a"])
     assert scores(pool, "a") == [3.0, 2.5, 2.0]
     assert [candidate.lineage.step for candidate in pool.entries(["a"])["a"].candidates] == [2, 4, 0]
-    assert thresholds == [None, None, 1.0, 1.0, 2.0, 2.0]
 
 
 def test_another_scorers_offers_are_stale(backend: Any, make_offer: MakeOffer) -> None:
     pool = backend.open()
     before = pool.offer(make_offer(pool, "a", 1.0, 1))
-    for id, best in (("a", before.log_odds), ("b", None)):
+    for id, held in (("a", before.log_odds), ("b", None)):
         stale = make_offer(pool, id, 9.0, 2, fingerprint="scorer-b")
-        assert pool.offer(stale) == Decision(status="stale", log_odds=best)
+        assert pool.offer(stale) == Decision(status="stale", log_odds=held)
     assert list(pool.entries(["a", "b"])) == ["a"]
     assert (pool.stats().offers, pool.stats().stale) == (1, 2)
 
@@ -138,7 +135,7 @@ def test_opens_for_its_own_scorer_and_keep_only(backend: Any, make_offer: MakeOf
 def test_ids_are_relative_paths(backend: Any, make_offer: MakeOffer, id: str) -> None:
     pool = backend.open()
     pool.offer(make_offer(pool, id, 1.0, 1))
-    assert [pool.peek([id]), list(pool.entries([id])), [entry.id for entry in pool.scan()]] == [
+    assert [best(pool, [id]), list(pool.entries([id])), [entry.id for entry in pool.scan()]] == [
         {id: 1.0},
         [id],
         [id],
@@ -150,10 +147,9 @@ def test_many_ids_in_one_call(backend: Any, make_offer: MakeOffer) -> None:
     offer = make_offer(pool, "a", 0.0, 1)
     wanted = {f"id{number}": float(number) for number in range(1500)}
     pool.offer_many([offer.model_copy(update={"id": id, "log_odds": wanted[id]}) for id in wanted])
-    assert pool.peek([*wanted, "none"]) == {**wanted, "none": None}
-    assert {id: entry.best.log_odds for id, entry in pool.entries(wanted).items()} == wanted
+    assert {id: entry.best.log_odds for id, entry in pool.entries([*wanted, "none"]).items()} == wanted
     assert {entry.id: entry.best.log_odds for entry in pool.scan()} == wanted
-    assert (pool.peek([]), pool.entries([])) == ({}, {})
+    assert pool.entries([]) == {}
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 500, 3), (64, 48, 3)])
@@ -203,11 +199,83 @@ def test_refuses_an_image_too_large_to_store(backend: Any) -> None:
         backend.open().put_image(np.zeros((1, 16384, 3), np.uint8))
 
 
-def test_an_offer_needs_its_image(backend: Any, make_offer: MakeOffer) -> None:
+def test_an_image_is_wanted_before_its_offer_is_decided(
+    backend: Any, make_offer: MakeOffer, picture: Picture
+) -> None:
+    pool = backend.open()
+    pool.offer(make_offer(pool, "a", 1.0, 1))
+    stored = make_offer(pool, "b", 1.0, 2)
+    batch = [
+        stored.model_copy(update={"id": id, "log_odds": log_odds, "digest": digest_of(picture(number))})
+        for id, log_odds, number in [("a", 0.5, 3), ("a", 2.0, 4), ("a", 1.5, 2), ("c", -1.0, 5)]
+    ]
+    batch.insert(2, stored)
+    before, offers = pool.dump(), pool.stats().offers
+    first = [
+        Decision(status="kept", log_odds=1.0),
+        Decision(status="wanted", log_odds=1.0),
+        Decision(status="replaced", log_odds=1.0),
+        Decision(status="wanted", log_odds=1.0),  # its image is stored, but it follows one that may win
+        Decision(status="wanted", log_odds=None),
+    ]
+    assert pool.offer_many(batch) == first
+    # What is wanted counts nothing, however often it is offered.
+    assert pool.offer_many(batch) == first
+    assert pool.dump()["entries"]["a"] == before["entries"]["a"]
+    assert list(pool.entries("abc")) == ["a", "b"]
+    stats = pool.stats()
+    assert (stats.offers, stats.replacements) == (offers + 2, 2)
+
+    pool.put_images([picture(4), picture(5)])
+    again = [batch[index] for index in (1, 3, 4)]
+    assert pool.offer_many(again) == [
+        Decision(status="replaced", log_odds=2.0),
+        Decision(status="kept", log_odds=2.0),
+        Decision(status="replaced", log_odds=-1.0),
+    ]
+    contents = pool.dump()
+    assert [decision.status for decision in pool.offer_many(again)] == ["replaced", "kept", "replaced"]
+    assert pool.dump() == contents
+    assert pool.stats().offers == offers + 5
+
+
+def test_only_images_that_would_enter_are_uploaded(
+    backend: Any, make_offer: MakeOffer, picture: Picture
+) -> None:
+    pool = backend.open()
+    made = make_offer(pool, "a", 1.0, 1)
+    pool.offer(made)
+    asked: list[str] = []
+
+    def image_of(digest: str) -> Image:
+        asked.append(digest)
+        return picture(next(number for number in range(9) if digest_of(picture(number)) == digest))
+
+    offers = [
+        made.model_copy(update={"id": id, "log_odds": log_odds, "digest": digest_of(picture(number))})
+        for id, log_odds, number in [
+            ("a", 0.5, 2),
+            ("b", 0.5, 3),
+            ("a", 3.0, 4),
+            ("c", 0.5, 3),
+            ("d", 1.0, 1),
+        ]
+    ]
+    statuses = [decision.status for decision in offer_images(pool, offers, image_of)]
+    assert statuses == ["kept", "replaced", "replaced", "replaced", "replaced"]
+    assert asked == [digest_of(picture(number)) for number in (3, 4)]
+    assert pool.stats().offers == 6
+    for entry in pool.scan():
+        pool.image(entry.best.digest)
+
+
+def test_an_image_that_is_another_is_not_offered_without_end(
+    backend: Any, make_offer: MakeOffer, picture: Picture
+) -> None:
     pool = backend.open()
     offer = make_offer(pool, "a", 1.0, 1).model_copy(update={"digest": "0" * 64})
-    with pytest.raises(PoolError, match=f"'a' names blob {'0' * 64}: put that image first"):
-        pool.offer(offer)
+    with pytest.raises(PoolError, match="the image of 'a' was removed before it was decided on"):
+        offer_images(pool, [offer], lambda _: picture(1))
     assert pool.entries(["a"]) == {}
 
 

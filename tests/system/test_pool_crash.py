@@ -360,7 +360,7 @@ def test_says_that_redis_does_not_serve_and_goes_on_when_it_does(
     assert ready.headers["content-type"] == "application/problem+json"
     end(redis_server)
     wait_for(lambda: httpx.get(f"{service.url}/readyz", timeout=60).status_code == 200, "it stays refused")
-    assert pool.peek(["a"]).keys() == {"a"}
+    assert pool.entries(["a"]).keys() == {"a"}
     assert pool.offer(better).log_odds == 2.0
     assert direct.entries(["a"])["a"].best.log_odds == 2.0
     assert pool.verify().whole

@@ -11,8 +11,8 @@ import numpy as np
 
 from iqa_service.errors import ScorerBusy, ScorerError
 from iqa_service.scorers.base import Candidate, ScoreBackend
-from pool_store.client import Pool
-from pool_store.engine.images import digest_of
+from pool_store.client import Pool, offer_images
+from pool_store.engine.images import digest_of, several
 from pool_store.errors import PoolError
 from pool_store.schemas import Lineage, Offer
 from trainer.recycling.candidate_log import CandidateRecord
@@ -148,29 +148,20 @@ class Recycler:
 
     def _recycle(self, taken: list[tuple[Candidate, Lineage]]) -> None:
         scores = np.asarray(self._scorer.score([candidate for candidate, _ in taken]), np.float64)
-        to_beat = self._pool.peek([candidate.id for candidate, _ in taken])
         self.counts.scored += len(taken)
-        promising: list[tuple[Candidate, Lineage, float]] = []
-        others: list[tuple[Candidate, Lineage, float]] = []
-        for (candidate, lineage), log_odds in zip(taken, scores.tolist(), strict=True):
-            current = to_beat.get(candidate.id)
-            # Scores only rise: a loser now loses when the offer arrives, so its image need not be written.
-            loses = current is not None and log_odds <= current
-            (others if loses else promising).append((candidate, lineage, log_odds))
-        digests = self._pool.put_images([candidate.image for candidate, _, _ in promising])
-        digests += [digest_of(candidate.image) for candidate, _, _ in others]
-        decisions = self._pool.offer_many(
-            [
-                Offer(
-                    id=candidate.id,
-                    log_odds=log_odds,
-                    fingerprint=self._scorer.fingerprint,
-                    digest=digest,
-                    lineage=lineage,
-                )
-                for (candidate, lineage, log_odds), digest in zip(promising + others, digests, strict=True)
-            ]
-        )
+        digests = several(digest_of, [candidate.image for candidate, _ in taken])
+        offers = [
+            Offer(
+                id=candidate.id,
+                log_odds=log_odds,
+                fingerprint=self._scorer.fingerprint,
+                digest=digest,
+                lineage=lineage,
+            )
+            for (candidate, lineage), log_odds, digest in zip(taken, scores.tolist(), digests, strict=True)
+        ]
+        images = {digest: candidate.image for (candidate, _), digest in zip(taken, digests, strict=True)}
+        decisions = offer_images(self._pool, offers, images.__getitem__)
         self.counts.replaced += sum(decision.status == "replaced" for decision in decisions)
         self._put_sources([candidate for candidate, _ in taken])
 

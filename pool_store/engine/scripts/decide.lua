@@ -4,7 +4,7 @@
 -- digest (32), time (8), step (4), number of its source (2), bytes of its id (2), id. Flags: S of another scorer
 -- than the pool's, C the image is known to be stored, F it is not.
 -- Returns, packed for every offer, a letter and the entry's best log-odds (NaN: none): r replaced, k kept,
--- s stale, w would enter, or follows one that would: nothing was done, see to the image and offer again with C.
+-- s stale, w wanted: would enter, or follows one that would; nothing was done, offer again with C.
 local REMEMBERED = 2048 -- replacements and batches at least, twice as many at most, that are recognised
 local MOST = 2 ^ 24 - 1
 

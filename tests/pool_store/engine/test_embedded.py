@@ -18,6 +18,7 @@ import pytest
 
 from pool_store.errors import PoolError, PoolFull
 from pool_store.schemas import Offer
+from tests.pool_store.answers import best
 from tests.pool_store.servers import wait_until
 
 CLIENT = """
@@ -89,7 +90,7 @@ def client(embedded: Any) -> Iterator[Client]:
 def test_acknowledged_offers_survive_a_kill(embedded: Any, client: Client, victims: tuple[str, ...]) -> None:
     last = client.kill(*victims)
     pool = embedded.open()
-    scores = pool.peek(f"id{score}" for score in range(last + 1))
+    scores = best(pool, (f"id{score}" for score in range(last + 1)))
     assert scores == {f"id{score}": float(score) for score in range(last + 1)}
     # The offer in flight may have been decided without its client hearing of it.
     assert pool.stats().offers in (last + 1, last + 2)
@@ -162,7 +163,7 @@ def test_a_forked_worker_neither_stops_the_server_nor_holds_the_folder(
         os._exit(0)
     assert pool.offer(make_offer(pool, "a", 1.0, 1)).status == "replaced"
     pool.close()
-    assert embedded.open().peek(["a"]) == {"a": 1.0}
+    assert best(embedded.open(), ["a"]) == {"a": 1.0}
     os.close(writing)
     assert os.waitpid(worker, 0)[1] == 0
 
@@ -182,12 +183,12 @@ def test_a_server_that_dies_is_started_again(embedded: Any, make_offer: Callable
         os.kill(pool.server.client.info("server")["process_id"], signal.SIGKILL)
         wait_until(lambda: reachable(pool), "the server is not started again")
     expected = {f"id{number}": float(number) for number in range(3)}
-    assert (pool.peek(expected), other.peek(expected)) == (expected, expected)
+    assert (best(pool, expected), best(other, expected)) == (expected, expected)
 
 
 def reachable(pool: Any) -> bool:
     try:
-        pool.peek(["a"])
+        pool.entries(["a"])
     except PoolError:
         return False
     return True
@@ -234,7 +235,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
 
     filler.unlink()
     wait_until(lambda: reachable(pool), "the pool does not recover")
-    assert pool.peek(acknowledged) == acknowledged
+    assert best(pool, acknowledged) == acknowledged
     assert pool.offer(make_offer(pool, "b", 1.0, 2)).status == "replaced"
     assert pool.verify().whole
 

@@ -97,9 +97,6 @@ def machine(pool: Pool, blank: Any, make_offer: Callable[..., Offer]) -> type[Ru
                 id: [(candidate.log_odds, candidate.digest) for candidate in entry.candidates]
                 for id, entry in entries.items()
             } == model.kept
-            assert pool.peek(IDS) == {
-                id: model.kept[id][-1][0] if len(model.kept.get(id, ())) == model.keep else None for id in IDS
-            }
             stats = pool.stats()
             assert (stats.entries, stats.offers, stats.replacements, stats.stale) == (
                 len(model.kept),

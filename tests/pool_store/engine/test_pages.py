@@ -14,6 +14,7 @@ from pool_store.client import Pool
 from pool_store.engine.images import Image
 from pool_store.errors import PoolError, PoolMissing
 from pool_store.schemas import Decision, Lineage, Offer
+from tests.pool_store.answers import best
 
 MakeOffer = Callable[..., Offer]
 Picture = Callable[[int], Image]
@@ -89,7 +90,7 @@ def test_a_batch_is_decided_in_its_order(backend: Any, make_offer: MakeOffer) ->
 def test_large_batches_grow_the_pool(backend: Any, make_offer: MakeOffer) -> None:
     scores = {f"{number}": float(number) for number in range(3000)}
     pool = filled(backend, make_offer, scores)
-    assert pool.peek(scores) == scores
+    assert best(pool, scores) == scores
     assert {entry.id: entry.best.log_odds for entry in pool.scan()} == scores
     # Between the pages of a scan the pool doubles: nothing that was there is missed, nothing is met twice.
     scan = pool.scan()
@@ -224,7 +225,7 @@ def test_pools_of_one_server_are_apart(backend: Any, make_offer: MakeOffer) -> N
     offer = make_offer(pool, "a", 1.0, 1)
     pool.offer(offer)
     other.offer(make_offer(other, "a", 2.0, 2, fingerprint="scorer-b"))
-    assert (pool.peek(["a"]), other.peek(["a"])) == ({"a": 1.0}, {"a": 2.0})
+    assert (best(pool, ["a"]), best(other, ["a"])) == ({"a": 1.0}, {"a": 2.0})
     assert other.sweep(0).blobs == 0
     assert pool.sweep(0).blobs == 0
     other.drop()

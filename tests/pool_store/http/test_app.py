@@ -58,7 +58,7 @@ def test_the_life_of_a_pool(service: TestClient) -> None:
     sentence(service.put(V1, json={**settings, "keep": 1}), 409)
     assert service.delete(V1).status_code == 204
     sentence(service.delete(V1), 404)
-    sentence(service.post(f"{V1}/peek", json={"ids": ["a"]}), 404)
+    sentence(service.post(f"{V1}/entries", json={"ids": ["a"]}), 404)
     assert service.put(V1, json={**settings, "fingerprint": "g"}).status_code == 201
 
 
@@ -75,7 +75,7 @@ def test_pools_are_apart(demo: TestClient, picture: Picture) -> None:
     offer(demo, "a", 1.0, picture(1))
     other = V1.replace("demo", "other")
     assert demo.put(other, json={"fingerprint": "g"}).status_code == 201
-    assert demo.post(f"{other}/peek", json={"ids": ["a"]}).json() == {"log_odds": {"a": None}}
+    assert demo.post(f"{other}/entries", json={"ids": ["a"]}).json() == {"entries": []}
     sentence(demo.get(f"{other}/blobs/{digest_of(picture(1))}"), 404)
     assert demo.post(f"{other}/sweep", json={"grace_seconds": 0}).json()["blobs"] == 0
     demo.delete(other)
@@ -290,11 +290,11 @@ def test_probes_answer(service: TestClient) -> None:
         ("GET", "/nowhere", None, 404, "nothing at /nowhere"),
         ("GET", "/docs", None, 404, "nothing at /docs"),
         ("PATCH", V1, None, 405, "does not take PATCH"),
-        ("POST", f"{V1}/peek", "{", 400, "the body is no JSON"),
-        ("POST", f"{V1}/peek", "[" * 100_000, 400, "parsing the body"),
-        ("POST", f"{V1}/peek", '{"ids": ["\\ud800"]}', 422, "'\\ud800' cannot name an image"),
-        ("POST", f"{V1}/peek", '{"ids": 3}', 422, "body.ids"),
-        ("POST", f"{V1}/peek", '{"ids": [], "extra": 1}', 422, "body: unknown setting 'extra'"),
+        ("POST", f"{V1}/entries", "{", 400, "the body is no JSON"),
+        ("POST", f"{V1}/entries", "[" * 100_000, 400, "parsing the body"),
+        ("POST", f"{V1}/entries", '{"ids": ["\\ud800"]}', 422, "'\\ud800' cannot name an image"),
+        ("POST", f"{V1}/entries", '{"ids": 3}', 422, "body.ids"),
+        ("POST", f"{V1}/entries", '{"ids": [], "extra": 1}', 422, "body: unknown setting 'extra'"),
         ("POST", f"{V1}/offers", '{"offers": [{}]}', 422, "(and 4 more problems like it)"),
         ("POST", f"{V1}/sweep", '{"grace_seconds": -1}', 422, "body.grace_seconds"),
         ("PUT", "/v1/pools/Demo", '{"fingerprint": "f"}', 422, "path.pool"),
@@ -309,5 +309,5 @@ def test_errors_are_problems(
 
 
 def test_json_has_to_say_that_it_is(demo: TestClient) -> None:
-    answer = demo.post(f"{V1}/peek", content='{"ids": []}', headers={"content-type": "text/plain"})
+    answer = demo.post(f"{V1}/entries", content='{"ids": []}', headers={"content-type": "text/plain"})
     assert "Content-Type: application/json" in sentence(answer, 415)

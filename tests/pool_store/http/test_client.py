@@ -49,6 +49,11 @@ class Service:
         return answer
 
 
+def entry(id: str) -> dict[str, Any]:
+    candidate = {"digest": OFFER.digest, "log_odds": 1.0, "lineage": OFFER.lineage.model_dump()}
+    return {"id": id, "candidates": [candidate], "replacements": 1}
+
+
 def problem(status: int, detail: str, **headers: str) -> httpx.Response:
     body = json.dumps({"type": "about:blank", "title": "t", "status": status, "detail": detail})
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -108,7 +113,7 @@ def test_gives_up_in_the_end(
     monkeypatch.setattr("time.monotonic", lambda: now + sum(service.pauses))
     service.answers = [answer]
     with pytest.raises(kind, match=said):
-        pool.peek(["a"])
+        pool.entries(["a"])
     assert sum(service.pauses) <= http_client.RETRY_SECONDS
 
 
@@ -133,7 +138,7 @@ def test_says_in_a_sentence_what_is_wrong(
 ) -> None:
     service.answers = [answer]
     with pytest.raises(PoolError, match=said) as caught:
-        pool.peek(["a"])
+        pool.entries(["a"])
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value)
     assert service.pauses == []
@@ -168,12 +173,12 @@ def test_takes_no_token_and_nothing_else_from_the_address(url: str) -> None:
 
 
 def test_sends_the_token_of_the_environment(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    service.answers = [httpx.Response(200, json={"log_odds": {"a": None}})]
+    service.answers = [httpx.Response(200, json={"entries": []})]
     monkeypatch.setenv("RGSUD_POOL_TOKEN", "t" * 32)
     pool = HttpPool("https://[::1]:8080/demo", settings=SETTINGS)
-    pool.peek(["a"])
+    pool.entries(["a"])
     assert service.requests[0].headers["authorization"] == f"Bearer {'t' * 32}"
-    assert str(service.requests[0].url) == "https://[::1]:8080/v1/pools/demo/peek"
+    assert str(service.requests[0].url) == "https://[::1]:8080/v1/pools/demo/entries"
     monkeypatch.setenv("RGSUD_POOL_TOKEN", "nö\n")
     with pytest.raises(PoolError, match="RGSUD_POOL_TOKEN holds no token"):
         HttpPool("http://host/demo", settings=SETTINGS)
@@ -198,9 +203,9 @@ def test_large_questions_go_in_pages(
 ) -> None:
     monkeypatch.setattr(http_client, "IDS_A_REQUEST", 2)
     service.answers = [
-        httpx.Response(200, json={"log_odds": dict.fromkeys(ids, 1.0)}) for ids in ("ab", "cd", "e")
+        httpx.Response(200, json={"entries": [entry(id) for id in ids]}) for ids in ("ab", "cd", "e")
     ]
-    assert pool.peek("abcde") == dict.fromkeys("abcde", 1.0)
+    assert list(pool.entries("abcde")) == list("abcde")
     assert [json.loads(request.content)["ids"] for request in service.requests] == [
         ["a", "b"],
         ["c", "d"],

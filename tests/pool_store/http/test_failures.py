@@ -21,7 +21,7 @@ from pool_store.engine.pool import RewardPool
 from pool_store.engine.pools import PoolHost, open_host
 from pool_store.http.app import create_app
 from pool_store.schemas import PoolSettings
-from tests.pool_store.answers import sentence
+from tests.pool_store.answers import best_over_http, sentence
 
 Picture = Callable[[int], Image]
 V1 = "/v1/pools/demo"
@@ -88,7 +88,7 @@ def test_redis_goes_away_and_comes_back(client: TestClient, redis_server: Server
     assert offer(client, 1.0, picture(1)).json()["decisions"][0]["status"] == "replaced"
     redis_server.stop()
     for answer in (
-        client.post(f"{V1}/peek", json={"ids": ["a"]}),
+        client.post(f"{V1}/entries", json={"ids": ["a"]}),
         offer(client, 2.0, picture(1)),
         client.get("/v1/pools"),
         client.get("/readyz"),
@@ -99,7 +99,7 @@ def test_redis_goes_away_and_comes_back(client: TestClient, redis_server: Server
     assert "rgsud_pool_up 0.0" in client.get("/metrics").text.splitlines()
     redis_server.start()
     assert client.get("/readyz").status_code == 200
-    assert client.post(f"{V1}/peek", json={"ids": ["a"]}).json() == {"log_odds": {"a": 1.0}}
+    assert best_over_http(client, V1, "a") == {"a": 1.0}
     assert "rgsud_pool_up 1.0" in client.get("/metrics").text.splitlines()
 
 
@@ -123,7 +123,7 @@ def test_redis_becomes_read_only(client: TestClient, redis_server: Server, pictu
     offer(client, 1.0, picture(1))
     redis_server.configure("min-replicas-to-write", 1)
     assert "does not serve" in sentence(offer(client, 2.0, picture(1)), 503)
-    assert client.post(f"{V1}/peek", json={"ids": ["a"]}).json() == {"log_odds": {"a": 1.0}}
+    assert best_over_http(client, V1, "a") == {"a": 1.0}
     redis_server.configure("min-replicas-to-write", 0)
     assert offer(client, 2.0, picture(1)).json()["decisions"] == [{"status": "replaced", "log_odds": 2.0}]
 
@@ -134,7 +134,7 @@ def test_redis_is_full(client: TestClient, redis_server: Server, picture: Pictur
     put(client, picture(2))
     redis_server.configure("maxmemory", 1)
     sentence(offer(client, 2.0, picture(2)), 507)
-    assert client.post(f"{V1}/peek", json={"ids": ["a"]}).json() == {"log_odds": {"a": 1.0}}
+    assert best_over_http(client, V1, "a") == {"a": 1.0}
     redis_server.configure("maxmemory", 0)
     assert offer(client, 2.0, picture(2)).json()["decisions"][0]["status"] == "replaced"
 

@@ -71,16 +71,15 @@ def test_pixels_are_limited(narrow: Callable[..., TestClient]) -> None:
 
 
 def test_batches_and_ids_are_limited(demo: TestClient) -> None:
-    assert demo.post(f"{V1}/peek", json={"ids": ["a"] * IDS_A_REQUEST}).status_code == 200
-    for path in ("peek", "entries"):
-        said = sentence(demo.post(f"{V1}/{path}", json={"ids": ["a"] * (IDS_A_REQUEST + 1)}), 422)
-        assert f"at most {IDS_A_REQUEST} items" in said
+    assert demo.post(f"{V1}/entries", json={"ids": ["a"] * IDS_A_REQUEST}).status_code == 200
+    said = sentence(demo.post(f"{V1}/entries", json={"ids": ["a"] * (IDS_A_REQUEST + 1)}), 422)
+    assert f"at most {IDS_A_REQUEST} items" in said
     lineage = {"run": "run", "step": 1, "stage": 1, "time": 0.0}
     offer = {"id": "a", "log_odds": 0.0, "fingerprint": "f", "digest": ZERO, "lineage": lineage}
     answer = demo.post(f"{V1}/offers", json={"offers": [offer] * (OFFERS_A_REQUEST + 1)})
     assert f"at most {OFFERS_A_REQUEST} items" in sentence(answer, 422)
     for id in ("", "..", "a/../b", "/a", "a/", ".a", "a\\b", "a\nb", "x" * 257):
-        sentence(demo.post(f"{V1}/peek", json={"ids": [id]}), 422)
+        sentence(demo.post(f"{V1}/entries", json={"ids": [id]}), 422)
 
 
 def test_the_rate_is_limited(narrow: Callable[..., TestClient]) -> None:

@@ -23,7 +23,7 @@ from tests.pool_store.servers import serving
 
 WRITER, READER = "w" * 32, "r" * 32
 V1 = "/v1/pools/demo"
-READING_POSTS = {"/v1/pools/{pool}/peek", "/v1/pools/{pool}/entries"}
+READING_POSTS = {"/v1/pools/{pool}/entries"}
 FOR_ALL = {"/", "/healthz", "/readyz", "/openapi.json"}
 ZERO = "0" * 64
 
@@ -214,7 +214,7 @@ def test_pages_of_other_sites_may_neither_read_nor_write(demo: TestClient, heade
 
 def test_the_own_page_may_write(demo: TestClient) -> None:
     headers = {"origin": "http://localhost", "sec-fetch-site": "same-origin"}
-    assert demo.post(f"{V1}/peek", json={"ids": []}, headers=headers).status_code == 200
+    assert demo.post(f"{V1}/entries", json={"ids": []}, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize(
