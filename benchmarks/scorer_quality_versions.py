@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from trainer.data.folders import Image, ImageFolder, PairedFolder
-from trainer.recycling.candidate_log import read_record
+from trainer.recycling.candidate_log import read_candidates
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def real(records: list[Path], rainy: ImageFolder, truth: ImageFolder) -> Iterato
     """Every candidate of the runs."""
     for folder in records:
         run = folder.parent.parent.name + "/" + folder.parent.name
-        for item in read_record(folder):
+        for item in read_candidates(folder):
             yield Version(
                 group=f"{run}|{item.id}",
                 id=item.id,

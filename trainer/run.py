@@ -14,12 +14,12 @@ from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder, PairedFolder
 from trainer.errors import TrainerError
 from trainer.methods.base import Method
-from trainer.recycling.pool_link import Aside
+from trainer.recycling.pool_link import PoolLink
 from trainer.recycling.recycler import Recycled, Recycler
 from trainer.recycling.rewards import RewardReader
 from trainer.restore.evaluation import Evaluation
 from trainer.state.checkpoints import Checkpoints, TrainingState
-from trainer.state.mirror import Copies
+from trainer.state.mirror import Mirror
 from trainer.state.schedule import Progress
 
 
@@ -79,11 +79,11 @@ class Run:
     validation: PairedFolder | None
     batches: UnpairedBatches
     method: Method
-    pool: Aside
+    pool: PoolLink
     recycler: Recycler
     rewards: RewardReader
     checkpoints: Checkpoints
-    copies: Copies
+    mirror: Mirror
     state: TrainingState
     callbacks: list[Callback] = field(default_factory=list)
     """Called in this order."""

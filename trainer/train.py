@@ -107,4 +107,4 @@ def save(run: Run) -> None:
     run.checkpoints.save(run.state.state_dict(), run.progress.steps)
     save_model(run.config, run.method.averaged)
     run.pool.sweep(grace_seconds=run.checkpoints.age() + 60)
-    run.copies.renew()
+    run.mirror.update()

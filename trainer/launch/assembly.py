@@ -25,8 +25,8 @@ from trainer.methods.found_rain import FoundRainSettings
 from trainer.methods.parallel import rank, workers
 from trainer.models.registry import build_derainer
 from trainer.rain.search import RainBank, find_radiance
-from trainer.recycling.candidate_log import CandidateRecord
-from trainer.recycling.pool_link import Aside
+from trainer.recycling.candidate_log import CandidateLog
+from trainer.recycling.pool_link import PoolLink
 from trainer.recycling.recycler import Recycler
 from trainer.recycling.rewards import RewardReader
 from trainer.reporting.reporter import Degradable, Reporter
@@ -34,7 +34,7 @@ from trainer.reporting.sinks import MetricsFile, TensorBoardView, View
 from trainer.restore.evaluation import Panel, contact_sheet
 from trainer.run import Callback, Run
 from trainer.state.checkpoints import Checkpoints, TrainingState
-from trainer.state.mirror import Copies
+from trainer.state.mirror import Mirror
 from trainer.state.schedule import Progress
 
 
@@ -82,21 +82,21 @@ def assemble(
         pool,
         queue=chosen.queue,
         synchronous=chosen.synchronous,
-        record=None if chosen.record is None else CandidateRecord(chosen.record),
+        record=None if chosen.record is None else CandidateLog(chosen.record),
         sources=chosen.sources,
     )
     stack.callback(recycler.close)
-    rewards = RewardReader(pool, chosen.reward, chosen.cache_bytes, waits=chosen.synchronous)
+    rewards = RewardReader(pool, chosen.reward, chosen.cache_bytes, blocking=chosen.synchronous)
     stack.callback(rewards.close)
-    aside = Aside(pool, waits=chosen.synchronous)
-    stack.callback(aside.close)
-    copies = Copies(config)
+    link = PoolLink(pool, blocking=chosen.synchronous)
+    stack.callback(link.close)
+    mirror = Mirror(config)
     progress = Progress()
     degradable: dict[str, Degradable] = {
         "Candidates are being lost": recycler,
         "Rewards cannot be read": rewards,
-        "The pool's figures cannot be read": aside,
-        "The run cannot be copied": copies,
+        "The pool's figures cannot be read": link,
+        "The run cannot be copied": mirror,
     }
     if rank() > 0:
         views = ()  # worker 0 writes for all
@@ -128,11 +128,11 @@ def assemble(
         validation=PairedFolder(*pairs) if pairs else None,
         batches=batches,
         method=method,
-        pool=aside,
+        pool=link,
         recycler=recycler,
         rewards=rewards,
         checkpoints=checkpoints,
-        copies=copies,
+        mirror=mirror,
         state=TrainingState(config, method, progress, pool),
         callbacks=[*([reporter] if rank() == 0 else []), *callbacks],
     )

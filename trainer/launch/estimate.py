@@ -1,4 +1,4 @@
-"""What a run will take, told before it starts."""
+"""Estimate of a run's time and memory, before it starts."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _MEASURED = 2
 
 
 class Plan(BaseModel):
-    """A run in figures, for the rest of its schedule; times as measured on a throw-away copy."""
+    """Estimate for the rest of a run's schedule; times are measured on a copy of the networks."""
 
     workers: int
     crops: int
-    """Of each domain in a step, over all workers."""
+    """Crops of each domain in a step, over all workers."""
     steps: int
-    """That are left."""
+    """Steps that are left."""
     step_seconds: float
-    """Of a training step."""
+    """Duration of a training step."""
     candidate_seconds: float
-    """To derain one whole image for the pool; scoring happens beside."""
+    """Time to derain one whole image for the pool; scoring runs in parallel and is not counted."""
     seconds: float
-    """That the rest will take, at most what the schedule allows."""
+    """Time for the rest of the run, at most what the schedule allows."""
     memory_bytes: int
-    """The most that a worker has held: of the GPU if it trains there, of the machine otherwise."""
+    """Peak memory of a worker: of its GPU if it trains on one, of the process otherwise."""
 
     def __str__(self) -> str:
         plural = "s" if self.workers > 1 else ""
@@ -51,15 +51,15 @@ class Plan(BaseModel):
 
 
 def make_plan(config: Config, method: Method, progress: Progress, rainy: Image) -> Plan:
-    """Measure a few steps on a copy of the networks; nothing of the run changes, its random state neither.
+    """Measure a few steps on a copy of the networks; the run and its random state are not changed.
 
-    All workers make it together. Data are taken as loaded in time, evaluations are not counted.
+    A collective: all workers call it. Loading of data and evaluations are not counted.
 
     Args:
         config: the run.
-        method: as it will start.
+        method: its state at the start.
         progress: how far it is.
-        rainy: a whole image as candidates are, uint8 H,W,3.
+        rainy: a whole rainy image, uint8 H,W,3.
     """
     trial = copy.deepcopy(method)
     shape = (config.data.batch, 3, config.data.crop, config.data.crop)
@@ -87,8 +87,10 @@ def make_plan(config: Config, method: Method, progress: Progress, rainy: Image) 
 
 
 def out_of_reach(config: Config, images: int, plan: Plan | None = None) -> str | None:
-    """Why stage 2 will not begin with so many rainy images, if that can be told before the start; whether
-    time allows it only where there is a plan."""
+    """Why stage 2 will never begin with so many rainy images, or None if it may.
+
+    The limit `schedule.seconds` is considered only if there is a plan.
+    """
     schedule = config.schedule
     if schedule.stage2_from == "never":
         return None

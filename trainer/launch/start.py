@@ -13,7 +13,7 @@ from trainer.errors import TrainerError
 from trainer.launch.worker import Summary, view_of, work
 from trainer.run import Callback
 from trainer.state.checkpoints import Checkpoints
-from trainer.state.mirror import bring_back, refuse_copies
+from trainer.state.mirror import fetch_run, refuse_mirrored
 
 
 def run(
@@ -42,9 +42,9 @@ def run(
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     own = checkpoint is not None and checkpoints.holds(checkpoint)
     if resume:
-        bring_back(config)
+        fetch_run(config)
     elif not own:
-        refuse_copies(config)
+        refuse_mirrored(config)
         if checkpoints.files():
             raise TrainerError(
                 f"{config.folder} already holds a run: continue it with --resume, or choose another name=..."

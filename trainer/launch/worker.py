@@ -76,9 +76,9 @@ def work(
         summary = _summarise(run)
         if rank() == 0:
             write_text(config.folder / "summary.json", summary.model_dump_json(indent=2))
-            run.copies.close()
-            if run.copies.problem is not None:
-                run.notice(f"The run's end could not be copied: {run.copies.problem}")
+            run.mirror.close()
+            if run.mirror.problem is not None:
+                run.notice(f"The run's end could not be copied: {run.mirror.problem}")
         wait_for_all()
         return summary, finished(config.schedule, run.progress)
 

@@ -1,4 +1,4 @@
-"""Every candidate of a run on disk, to judge scorers and to train them: replayed without training anew."""
+"""Every candidate of a run on disk, so that scorers can be compared and trained without training anew."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TABLE = "candidates.jsonl"
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A candidate of a record."""
+class LoggedCandidate:
+    """A candidate that was logged."""
 
     id: str
-    """Of the rainy image it was made from."""
+    """Id of the rainy image that it was made from."""
     path: Path
     lineage: Lineage
 
@@ -34,14 +34,14 @@ class Recorded:
         return read_image(self.path)
 
 
-class CandidateRecord:
+class CandidateLog:
     """Writes candidates to a folder: lossless WebP files, and ``candidates.jsonl`` with their lineage."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def add(self, candidate: Candidate, lineage: Lineage) -> None:
-        """Write one candidate; a repeated step of a resumed run takes the place of the first.
+        """Write one candidate; a repeated step of a resumed run replaces the first.
 
         Raises:
             TrainerError: the folder cannot be written.
@@ -65,8 +65,8 @@ class CandidateRecord:
             ) from None
 
 
-def read_record(folder: Path) -> Iterator[Recorded]:
-    """The candidates of a record, in the order in which they were made; repeated steps count once.
+def read_candidates(folder: Path) -> Iterator[LoggedCandidate]:
+    """The candidates in a folder, in the order in which they were made; repeated steps count once.
 
     Raises:
         TrainerError: the folder holds no record.
@@ -81,4 +81,4 @@ def read_record(folder: Path) -> Iterator[Recorded]:
             entry = json.loads(line)
             by_file[entry["file"]] = entry
     for file, entry in by_file.items():
-        yield Recorded(entry["id"], folder / file, Lineage.model_validate(entry["lineage"]))
+        yield LoggedCandidate(entry["id"], folder / file, Lineage.model_validate(entry["lineage"]))

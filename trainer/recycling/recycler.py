@@ -15,7 +15,7 @@ from pool_store.client import Pool, offer_images
 from pool_store.engine.images import digest_of, several
 from pool_store.errors import PoolError
 from pool_store.schemas import Lineage, Offer
-from trainer.recycling.candidate_log import CandidateRecord
+from trainer.recycling.candidate_log import CandidateLog
 
 _TRIES = 5
 """Of a batch while the scorer has no room. The queue goes on meanwhile, and drops what is too much for it."""
@@ -56,7 +56,7 @@ class Recycler:
         queue: int = 16,
         batch: int = 8,
         synchronous: bool = False,
-        record: CandidateRecord | None = None,
+        record: CandidateLog | None = None,
         sources: bool = False,
     ) -> None:
         self.counts = Recycled()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -14,17 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pool_store.client import Pool
-from pool_store.errors import PoolError
 from trainer.batch import Crop
-from trainer.recycling.pool_link import PATIENCE_SECONDS, SILENT
+from trainer.recycling.pool_link import Queries
 
 Combination = Literal["best", "mean", "minimum"]
-"""Of the candidates that the pool keeps of an image."""
+"""How the candidates that the pool keeps of an image become one reward."""
 _Rewards = dict[str, NDArray[Any]]
 
 
 def combine(candidates: Sequence[NDArray[np.uint8]], how: Combination) -> NDArray[Any]:
-    """What stands for the candidates of an image, uint8 H,W,3 each, best first: H,W,3 in [0,255]."""
+    """One reward from the candidates of an image, uint8 H,W,3 each, best first: H,W,3 in [0,255]."""
     if how == "best" or len(candidates) == 1:
         return candidates[0]
     stack = np.stack(candidates)
@@ -33,36 +31,38 @@ def combine(candidates: Sequence[NDArray[np.uint8]], how: Combination) -> NDArra
 
 
 class RewardReader:
-    """Cuts rewards with the boxes of the rainy crops.
+    """Reads rewards, and cuts them with the boxes of the rainy crops.
 
-    The pool is asked at every batch which candidates an image has now (a few hundred bytes), so a replaced
-    reward is noticed at once; the image itself is read only when that answer has changed. A thread reads the
-    rewards of the next batch during a step; while the pool does not answer, those in memory stand in.
+    Every batch queries which candidates its images have now (a few hundred bytes), so a replaced reward is
+    noticed at once; an image is read only when that answer has changed. A thread reads the rewards of the
+    next batch during a step; while the pool does not answer, the rewards in memory are used.
 
     Args:
         pool: where the rewards are.
-        reward: the best candidate of an image, or the mean or the pixelwise minimum of those that are kept.
+        reward: the best candidate of an image, or the mean or the pixelwise minimum of its kept candidates.
         cache_bytes: decoded rewards held in memory; the least recently used goes first.
-        waits: read within the call, and let the pool's errors through, as a reproducible run must.
+        blocking: read within the call and propagate the pool's errors, as a reproducible run must.
     """
 
-    def __init__(self, pool: Pool, reward: Combination, cache_bytes: int, *, waits: bool = False) -> None:
-        self.problem: str | None = None
-        """Why rewards cannot be read at the moment, if they cannot."""
+    def __init__(self, pool: Pool, reward: Combination, cache_bytes: int, *, blocking: bool = False) -> None:
         self._pool = pool
         self._reward = reward
         self._room = cache_bytes
         self._cache: OrderedDict[str, tuple[tuple[str, ...], NDArray[Any]]] = OrderedDict()
         self._lock = threading.Lock()
-        self._thread = None if waits else ThreadPoolExecutor(1, "rewards")
-        self._asked: tuple[str, ...] = ()
-        self._reading: Future[_Rewards] | None = None
+        self._queries = Queries("rewards", blocking=blocking)
+        self._prepared: tuple[str, ...] = ()
+
+    @property
+    def problem(self) -> str | None:
+        """Why rewards cannot be read at the moment, or None."""
+        return self._queries.problem
 
     def prepare(self, crops: Sequence[Crop]) -> None:
-        """Start to read what :meth:`crops` will be asked for next."""
-        if self._thread is not None and (self._reading is None or self._reading.done()):
-            self._asked = tuple(crop.id for crop in crops)
-            self._reading = self._thread.submit(self._read, self._asked)
+        """Start to read the rewards of the next batch, for the next call of :meth:`crops`."""
+        ids = tuple(crop.id for crop in crops)
+        if not self._queries.blocking and self._queries.start(lambda: self._read(ids)):
+            self._prepared = ids
 
     def crops(self, crops: Sequence[Crop]) -> tuple[Tensor, Tensor]:
         """B_rw N,3,c,c in [0,1], zero where there is none yet, and which exist: bool N."""
@@ -77,25 +77,18 @@ class RewardReader:
 
     def close(self) -> None:
         """Read no more."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        self._queries.close()
 
     def _found(self, crops: Sequence[Crop]) -> _Rewards:
         ids = tuple(crop.id for crop in crops)
-        if self._thread is None:
+        if self._queries.blocking:
             return self._read(ids)
-        if self._asked != ids:
+        if self._prepared != ids:
             self.prepare(crops)
-        if self._asked == ids and self._reading is not None:
-            self._asked = ()  # who asks again wants to know anew
-            try:
-                found = self._reading.result(PATIENCE_SECONDS)
-            except TimeoutError:
-                self.problem = SILENT
-            except PoolError as problem:
-                self.problem = str(problem)
-            else:
-                self.problem = None
+        if self._prepared == ids:
+            self._prepared = ()  # the same crops again may have other rewards by then
+            found: _Rewards | None = self._queries.result(None)
+            if found is not None:
                 return found
         with self._lock:
             return {id: self._cache[id][1] for id in ids if id in self._cache}

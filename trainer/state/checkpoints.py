@@ -1,4 +1,4 @@
-"""Everything that a resumed run needs, and the files it is kept in."""
+"""The state of a run, and the checkpoint files that hold it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from trainer.state.schedule import Progress
 class TrainingState:
     """One state_dict for networks, optimisers, progress and, in a synchronous run, the pool.
 
-    An asynchronous run keeps the pool as it is when it resumes: what was rewarded since the checkpoint is not
-    lost. A synchronous one restores it, and so repeats the interrupted run exactly.
+    When an asynchronous run resumes, the pool stays as it is: rewards made since the checkpoint are not lost.
+    A synchronous run restores the pool, and so repeats the interrupted run exactly.
     """
 
     config: Config
@@ -35,7 +35,7 @@ class TrainingState:
     pool: Pool | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Of what exists; tensors are shared with the networks."""
+        """State of all parts; tensors are shared with the networks."""
         exact = self.pool is not None and self.config.recycling.synchronous
         return {
             "networks": networks(self.config),
@@ -45,7 +45,7 @@ class TrainingState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse; TrainerError where the checkpoint is of other networks."""
+        """The inverse; TrainerError if the checkpoint belongs to other networks."""
         theirs, ours = state["networks"], networks(self.config)
         differing = [
             f"{key} ({theirs.get(key)} there, {ours[key]} here)"
@@ -76,7 +76,7 @@ def networks(config: Config) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """Numbered files in a folder; each appears whole or not at all, and the oldest go."""
+    """Numbered files in a folder. Each appears whole or not at all; the oldest are deleted."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self._folder = folder
@@ -87,14 +87,14 @@ class Checkpoints:
         return sorted(self._folder.glob("step-*.pt"))
 
     def newest(self) -> Path:
-        """The last one written. TrainerError where there is none."""
+        """The last checkpoint. TrainerError if there is none."""
         files = self.files()
         if not files:
             raise TrainerError(f"there is no checkpoint in {self._folder}: start the run without --resume.")
         return files[-1]
 
     def begin_after(self, start: Path) -> None:
-        """Set aside what was trained beyond one of this folder, so that it counts as the newest."""
+        """Move checkpoints later than ``start`` into ``abandoned``, so that ``start`` is the newest."""
         for later in self.files():
             if later.name > start.name:
                 (self._folder / "abandoned").mkdir(exist_ok=True)
@@ -105,7 +105,7 @@ class Checkpoints:
         return path.resolve().parent == self._folder.resolve()
 
     def age(self) -> float:
-        """Seconds since the oldest one that is kept was written."""
+        """Seconds since the oldest kept checkpoint was written."""
         files = self.files()
         return time.time() - files[0].stat().st_mtime if files else 0.0
 
@@ -122,7 +122,7 @@ class Checkpoints:
         return path
 
     def load(self, path: Path | None = None) -> dict[str, Any]:
-        """Read one, by default the newest."""
+        """Read a checkpoint, by default the newest. TrainerError if it cannot be read."""
         path = path or self.newest()
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)

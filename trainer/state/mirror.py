@@ -1,8 +1,8 @@
-"""Copies of a run's folder on an object store: the setting `copies`.
+"""A run's folder mirrored to an object store: the setting `copies`.
 
-What a run needs to go on, and what it has come to, lies at `COPIES/NAME/` by the same names as in its folder:
-the newest checkpoints, the derainer, the figures. A run whose folder is gone goes on from there. The pool is
-no part of it: one that has to outlive its machine has its images on the object store itself.
+`COPIES/NAME/` holds, by the names that they have in the run's folder, the newest checkpoints, the derainer
+and the figures. A run whose folder is lost resumes from there. The pool is not mirrored: a pool that has to
+outlive its machine keeps its images on an object store itself.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ _FILES = ("model/derainer.safetensors", "config.yaml", "environment.json", "metr
 _CHECKPOINTS = "checkpoints"
 
 
-class Copies:
-    """Copies what has changed in a run's folder, in a thread, so that no step waits for the object store.
+class Mirror:
+    """Copies changed files of a run's folder, in a thread, so that no step waits for the object store.
 
-    A copy that fails is left to the next one.
+    The next update makes up for one that has failed.
     """
 
     def __init__(self, config: Config) -> None:
         self.problem: str | None = None
-        """Why the last copy failed, if it did."""
+        """Why the last update failed, or None."""
         self._config = config
-        self._thread = ThreadPoolExecutor(1, "copies")
+        self._thread = ThreadPoolExecutor(1, "mirror")
         self._running: Future[None] | None = None
         self._storage: Storage | None = None
         self._copied: dict[str, tuple[int, int]] = {}
 
-    def renew(self) -> None:
-        """Begin a copy, unless the last one is still under way. Does nothing where no copies are wanted."""
+    def update(self) -> None:
+        """Start an update, unless the last one still runs or the run has no `copies`."""
         if self._config.copies is not None and (self._running is None or self._running.done()):
-            self._running = self._thread.submit(self._renew)
+            self._running = self._thread.submit(self._update)
 
     def close(self) -> None:
-        """Copy what the run ends with, and wait for it."""
+        """Copy the final files, and wait until that is done."""
         if self._running is not None:
             self._running.result()
-        self.renew()
+        self.update()
         self._thread.shutdown()
 
-    def _renew(self) -> None:
+    def _update(self) -> None:
         try:
             self._storage = self._storage or _open(self._config)
             _copy(self._config, self._storage, self._copied)
@@ -58,14 +58,14 @@ class Copies:
             self.problem = None
 
 
-def bring_back(config: Config) -> Path | None:
-    """Fetch a run's newest checkpoint and its figures into its folder, where this has no checkpoint.
+def fetch_run(config: Config) -> Path | None:
+    """Fetch a run's newest checkpoint and its figures into its folder, if the folder has no checkpoint.
 
     Returns:
-        The checkpoint; None where nothing was to be fetched.
+        The checkpoint; None if nothing was fetched.
 
     Raises:
-        TrainerError: the copies cannot be read: to begin anew in their place would lose them.
+        TrainerError: the copies cannot be read. A run that began anew would overwrite them.
     """
     checkpoints = Checkpoints(config.folder / _CHECKPOINTS, config.report.keep_checkpoints)
     if config.copies is None or checkpoints.files():
@@ -87,8 +87,8 @@ def bring_back(config: Config) -> Path | None:
     return config.folder / there[-1]
 
 
-def refuse_copies(config: Config) -> None:
-    """TrainerError where a run that begins would write over the copies of another of its name."""
+def refuse_mirrored(config: Config) -> None:
+    """TrainerError if a new run would overwrite the copies of another run of its name."""
     if config.copies is None:
         return
     try:
@@ -136,6 +136,6 @@ def _copy(config: Config, storage: Storage, copied: dict[str, tuple[int, int]]) 
 
 
 def _checkpoints(storage: Storage) -> list[str]:
-    """Keys of those that are there, oldest first."""
+    """Keys of the stored checkpoints, oldest first."""
     found = (item.key for item in storage.items())
     return sorted(key for key in found if key.startswith(f"{_CHECKPOINTS}/step-") and key.endswith(".pt"))

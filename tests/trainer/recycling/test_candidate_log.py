@@ -12,7 +12,7 @@ from pool_store.schemas import Lineage
 from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.launch.start import run
-from trainer.recycling.candidate_log import CandidateRecord, read_record
+from trainer.recycling.candidate_log import CandidateLog, read_candidates
 
 
 def _lineage(step: int) -> Lineage:
@@ -21,11 +21,11 @@ def _lineage(step: int) -> Lineage:
 
 def test_candidates_come_back_as_they_were(tmp_path: Path) -> None:
     images = [np.random.default_rng(n).integers(0, 256, (9, 7, 3), dtype=np.uint8) for n in range(3)]
-    record = CandidateRecord(tmp_path / "record")
+    record = CandidateLog(tmp_path / "record")
     for step, (id, image) in enumerate(zip(("a", "b/c", "a"), images, strict=True)):
         record.add(Candidate(id, image), _lineage(step))
     record.add(Candidate("a", images[0] // 2), _lineage(0))
-    back = list(read_record(tmp_path / "record"))
+    back = list(read_candidates(tmp_path / "record"))
     assert [(item.id, item.lineage.step) for item in back] == [("a", 0), ("b/c", 1), ("a", 2)]
     for item, image in zip(back, (images[0] // 2, *images[1:]), strict=True):
         np.testing.assert_array_equal(item.image(), image)
@@ -35,7 +35,7 @@ def test_a_run_records_what_it_recycles(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "record"
     recycling = config.recycling.model_copy(update={"record": folder})
     run(config.model_copy(update={"recycling": recycling}))
-    recorded = list(read_record(folder))
+    recorded = list(read_candidates(folder))
     # Candidates from 4 of 24 samples on, one a step of 2.
     assert [item.lineage.step for item in recorded] == list(range(2, 13))
     assert {item.lineage.stage for item in recorded} == {1, 2}
@@ -44,18 +44,18 @@ def test_a_run_records_what_it_recycles(config: Config, tmp_path: Path) -> None:
 
 def test_what_is_no_record_is_told(tmp_path: Path) -> None:
     with pytest.raises(TrainerError, match=r"holds no record: give a folder that recycling\.record wrote"):
-        next(read_record(tmp_path))
+        next(read_candidates(tmp_path))
     (tmp_path / "file").write_text("")
     with pytest.raises(TrainerError, match=r"the record in .* cannot be written"):
-        CandidateRecord(tmp_path / "file").add(Candidate("a", np.zeros((4, 4, 3), np.uint8)), _lineage(1))
+        CandidateLog(tmp_path / "file").add(Candidate("a", np.zeros((4, 4, 3), np.uint8)), _lineage(1))
 
 
 def test_a_line_that_was_cut_off_costs_itself_alone(tmp_path: Path) -> None:
-    record = CandidateRecord(tmp_path)
+    record = CandidateLog(tmp_path)
     image = np.zeros((4, 4, 3), np.uint8)
     record.add(Candidate("a", image), _lineage(1))
     record.add(Candidate("b", image), _lineage(2))
     table = tmp_path / "candidates.jsonl"
     table.write_bytes(table.read_bytes()[:-9])
     record.add(Candidate("c", image), _lineage(3))
-    assert [item.id for item in read_record(tmp_path)] == ["a", "c"]
+    assert [item.id for item in read_candidates(tmp_path)] == ["a", "c"]

@@ -16,7 +16,7 @@ from pool_store.client import Pool, open_pool
 from pool_store.errors import PoolError, PoolUnavailable
 from pool_store.schemas import Lineage, Offer
 from trainer.batch import Crop
-from trainer.recycling.pool_link import Aside
+from trainer.recycling.pool_link import PoolLink
 from trainer.recycling.rewards import RewardReader
 
 
@@ -26,6 +26,7 @@ class Frail:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.failing = False
+        self.begun: list[str] = []
         self.well = threading.Event()
         self.well.set()
 
@@ -33,7 +34,8 @@ class Frail:
         method = getattr(self._pool, name)
 
         def call(*args: Any) -> Any:
-            self.well.wait(20)
+            self.begun.append(name)
+            assert self.well.wait(60), "a pool that hangs was waited for"
             if self.failing:
                 raise PoolUnavailable("the pool is away: look")
             return method(*args)
@@ -66,33 +68,33 @@ def _until(happened: Any) -> None:
 
 
 def test_figures_are_the_last_known_while_the_pool_is_away(pool: Frail) -> None:
-    aside = Aside(pool)  # type: ignore[arg-type]
+    link = PoolLink(pool)  # type: ignore[arg-type]
     pool.failing = True
-    assert aside.stats() is None
-    assert aside.problem == "the pool is away: look"
+    assert link.stats() is None
+    assert link.problem == "the pool is away: look"
     pool.failing = False
     _enter(pool, "a", 1, 1.0)
-    assert (known := aside.stats()) is not None
+    assert (known := link.stats()) is not None
     assert known.entries == 1
-    assert aside.problem is None
+    assert link.problem is None
     pool.well.clear()
-    assert aside.stats() == known
-    assert aside.problem == "the pool does not answer: see to its service"
-    began = time.monotonic()
+    assert link.stats() == known
+    assert link.problem == "the pool does not answer: see to its service"
     for _ in range(100):
-        aside.sweep(1.0)
-    assert time.monotonic() - began < 20  # one wait of half a second at most, not a hundred
+        link.sweep(1.0)
+    _until(lambda: "sweep" in pool.begun)
     pool.well.set()
-    _until(lambda: aside.stats() is not None and aside.problem is None)
-    aside.close()
+    _until(lambda: link.stats() is not None and link.problem is None)
+    assert pool.begun.count("sweep") == 1  # the others found it under way
+    link.close()
 
 
 def test_one_that_waits_lets_errors_through(pool: Frail) -> None:
     pool.failing = True
     with pytest.raises(PoolError, match="away"):
-        Aside(pool, waits=True).stats()  # type: ignore[arg-type]
+        PoolLink(pool, blocking=True).stats()  # type: ignore[arg-type]
     with pytest.raises(PoolError, match="away"):
-        RewardReader(pool, "best", 1 << 20, waits=True).crops(_crops("a"))  # type: ignore[arg-type]
+        RewardReader(pool, "best", 1 << 20, blocking=True).crops(_crops("a"))  # type: ignore[arg-type]
 
 
 def test_known_rewards_stand_in_while_the_pool_is_away(pool: Frail) -> None:
@@ -126,12 +128,12 @@ def test_a_sweep_that_takes_long_is_no_trouble(pool: Frail) -> None:
         assert ended.wait(20)
 
     pool.sweep = sweep  # type: ignore[attr-defined]
-    aside = Aside(pool)  # type: ignore[arg-type]
-    aside.sweep(1.0)
+    link = PoolLink(pool)  # type: ignore[arg-type]
+    link.sweep(1.0)
     assert begun.wait(20)
     try:
-        assert aside.stats() is not None  # while it is under way
-        assert aside.problem is None
+        assert link.stats() is not None  # while it is under way
+        assert link.problem is None
     finally:
         ended.set()
-        aside.close()
+        link.close()

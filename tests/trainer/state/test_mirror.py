@@ -16,7 +16,7 @@ from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.launch import start as launch
 from trainer.state.checkpoints import Checkpoints
-from trainer.state.mirror import Copies, bring_back, refuse_copies
+from trainer.state.mirror import Mirror, fetch_run, refuse_mirrored
 
 STATE = {"networks": {}, "method": {}, "progress": {}, "pool": None}
 
@@ -45,11 +45,11 @@ def write(config: Config, steps: int, line: str = "") -> None:
         metrics.write(line or f'{{"step": {steps}}}\n')
 
 
-def copy(config: Config) -> Copies:
-    copies = Copies(config)
-    copies.renew()
-    copies.close()
-    return copies
+def copy(config: Config) -> Mirror:
+    mirror = Mirror(config)
+    mirror.update()
+    mirror.close()
+    return mirror
 
 
 def keys(config: Config) -> set[str]:
@@ -66,7 +66,7 @@ def test_a_run_whose_folder_is_gone_comes_back_as_it_was(copied: Config, tmp_pat
         write(copied, steps)
         assert copy(copied).problem is None
     there = elsewhere(copied, tmp_path / "other")
-    checkpoint = bring_back(there)
+    checkpoint = fetch_run(there)
     assert checkpoint == there.folder / "checkpoints" / "step-000000020.pt"
     assert Checkpoints(there.folder / "checkpoints", 2).load(checkpoint)["progress"] == {"steps": 20}
     for name in ("metrics.jsonl", "config.yaml", "model/derainer.safetensors"):
@@ -110,10 +110,10 @@ def test_what_has_not_changed_is_not_copied_again(copied: Config, monkeypatch: p
         replace(self, key, data)
 
     monkeypatch.setattr(kind, "replace", count)
-    copies = Copies(copied)
+    mirror = Mirror(copied)
     write(copied, 10)
-    copies.renew()
-    copies.close()
+    mirror.update()
+    mirror.close()
     assert sorted(sent) == sorted(keys(copied))
 
 
@@ -121,21 +121,21 @@ def test_a_folder_that_has_a_checkpoint_is_left_alone(copied: Config) -> None:
     write(copied, 10)
     copy(copied)
     write(copied, 20)
-    assert bring_back(copied) is None
+    assert fetch_run(copied) is None
     assert Checkpoints(copied.folder / "checkpoints", 2).newest().name == "step-000000020.pt"
 
 
-def test_nothing_to_bring_back(copied: Config) -> None:
-    assert bring_back(copied) is None
-    assert bring_back(copied.model_copy(update={"copies": None})) is None
-    refuse_copies(copied)
+def test_nothing_to_fetch_run(copied: Config) -> None:
+    assert fetch_run(copied) is None
+    assert fetch_run(copied.model_copy(update={"copies": None})) is None
+    refuse_mirrored(copied)
 
 
 def test_another_run_of_the_name_is_not_written_over(copied: Config, tmp_path: Path) -> None:
     write(copied, 10)
     copy(copied)
     with pytest.raises(TrainerError, match="already holds a run 'small': continue it with --resume"):
-        refuse_copies(elsewhere(copied, tmp_path / "other"))
+        refuse_mirrored(elsewhere(copied, tmp_path / "other"))
 
 
 def test_a_copy_that_fails_is_told_and_made_up_for(
@@ -143,21 +143,21 @@ def test_a_copy_that_fails_is_told_and_made_up_for(
 ) -> None:
     config = copied.model_copy(update={"copies": str(tmp_path / "away")})
     write(config, 10)
-    copies = Copies(config)
+    mirror = Mirror(config)
 
     def refuse(self: DiskStorage, key: str, data: bytes) -> None:
         raise StorageError("the store is away")
 
     with monkeypatch.context() as away:
         away.setattr(DiskStorage, "replace", refuse)
-        copies.renew()
+        mirror.update()
         deadline = time.monotonic() + 10
-        while copies.problem is None and time.monotonic() < deadline:
+        while mirror.problem is None and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert copies.problem == "the store is away"
-    copies.renew()
-    copies.close()
-    assert copies.problem is None
+        assert mirror.problem == "the store is away"
+    mirror.update()
+    mirror.close()
+    assert mirror.problem is None
     assert "checkpoints/step-000000010.pt" in keys(config)
 
 
@@ -165,10 +165,10 @@ def test_copies_that_cannot_be_read_end_the_run_before_it_begins(config: Config,
     (tmp_path / "file").write_text("no folder")
     config = config.model_copy(update={"copies": str(tmp_path / "file")})
     with pytest.raises(TrainerError, match="the copies of run 'small' cannot be read: cannot create"):
-        bring_back(config)
+        fetch_run(config)
     for place, said in (("ftp://host/folder", "unknown place"), ("copies", "give a whole path")):
         with pytest.raises(TrainerError, match=said):
-            refuse_copies(config.model_copy(update={"copies": place}))
+            refuse_mirrored(config.model_copy(update={"copies": place}))
 
 
 def test_a_run_goes_on_from_its_copies_on_another_machine(tree: dict[str, Any], tmp_path: Path) -> None:
