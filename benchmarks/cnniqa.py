@@ -20,8 +20,9 @@ from iqa_service.errors import ScorerError
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.checkpoint_io import read_state
 from iqa_service.scorers.pyiqa_metrics import Scale, to_log_odds
-from iqa_service.scorers.views import Image, check_image
+from iqa_service.scorers.views import check_image
 from rgsud_core.errors import first_line
+from rgsud_core.images import Image
 
 _PATCH = 32
 _DMOS = Scale(0, 100, lower_better=True)

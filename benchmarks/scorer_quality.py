@@ -46,7 +46,9 @@ from iqa_service.heatmap import tile_scores
 from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from rgsud_core.files import writing
-from trainer.data.folders import Image, ImageFolder, PairedFolder
+from rgsud_core.images import Image
+from trainer.data.folders import ImageFolder
+from trainer.data.pairing import PairedFolder
 from trainer.recycling.rewards import combine
 from trainer.restore.evaluation import psnr_y, ssim_y
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from trainer.data.folders import Image, ImageFolder, PairedFolder
+from rgsud_core.images import Image
+from trainer.data.folders import ImageFolder
+from trainer.data.pairing import PairedFolder
 from trainer.recycling.candidate_log import read_candidates
 
 

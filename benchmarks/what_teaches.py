@@ -34,9 +34,11 @@ from what_teaches_page import curves, draw, figures, sheet, summary, table
 from pool_store.client import Pool
 from pool_store.schemas import Entry
 from rgsud_core.files import writing
+from rgsud_core.images import Image
 from trainer.config import Config, Share, load_config
 from trainer.data.crops import PairedBatches, UnpairedBatches
-from trainer.data.folders import Image, ImageFolder, PairedFolder
+from trainer.data.folders import ImageFolder
+from trainer.data.pairing import PairedFolder
 from trainer.launch.assembly import assemble
 from trainer.launch.worker import view_of
 from trainer.methods.losses import psnr_loss, ssim_loss
@@ -246,7 +248,8 @@ class Recorder(Callback):
     def evaluate(self, raw: nn.Module, averaged: nn.Module, progress: Progress, pool: Pool | None) -> None:
         line: dict[str, Any] = {"seconds": progress.seconds, "steps": progress.steps, "stage": progress.stage}
         for name, net in (("raw", raw), ("ema", averaged)):
-            measured = evaluate_pairs(lambda image, net=net: derain_image(net, image), self._validation)
+            derained = (derain_image(net, rainy) for rainy in self._validation.degraded.images())
+            measured = evaluate_pairs(derained, self._validation)
             line[name] = measured.output.model_dump()
             line["input"] = measured.input.model_dump()
         line["training_psnr_y"] = statistics.fmean(

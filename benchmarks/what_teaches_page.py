@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from trainer.data.folders import PairedFolder
+from trainer.data.pairing import PairedFolder
 from trainer.models.registry import load_derainer
 from trainer.restore.evaluation import Scores
 from trainer.restore.inference import derain_image

@@ -159,9 +159,11 @@ def _find(sources: list[Path], problems: list[str]) -> dict[str, _Found]:
 
     found: dict[str, _Found] = {}
     for source in sources:
-        below = images_below(source) if source.is_dir() else {source.stem: source}
-        if not below:
-            problems.append(f"no images in the folder '{source}'")
+        try:
+            below = images_below(source) if source.is_dir() else {source.stem: source}
+        except RgsudError as error:
+            problems.append(str(error))
+            continue
         for id, path in below.items():
             # Several folders may hold the same names.
             folder = (source if source.is_dir() else source.parent).resolve().name
@@ -172,7 +174,7 @@ def _find(sources: list[Path], problems: list[str]) -> dict[str, _Found]:
 
 def _load(found: dict[str, _Found], rainy: Path | None, problems: list[str]) -> Iterator[_Named]:
     from iqa_service.scorers.base import Candidate
-    from rgsud_core.images import images_below, read_photograph
+    from rgsud_core.images import images_below, read_image
 
     beside: dict[str, Path] = {}
     if rainy is not None and rainy.is_dir():
@@ -183,8 +185,8 @@ def _load(found: dict[str, _Found], rainy: Path | None, problems: list[str]) -> 
         try:
             if rainy is not None and id not in beside:
                 raise ScorerError(f"no rainy image '{id}' for '{path}' in '{rainy}': give one by that name")
-            wet = read_photograph(beside[id]) if id in beside else None
-            yield name, Candidate(id, read_photograph(path), wet)
+            wet = read_image(beside[id]) if id in beside else None
+            yield name, Candidate(id, read_image(path), wet)
         except RgsudError as error:
             problems.append(str(error))
 

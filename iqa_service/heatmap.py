@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from iqa_service.scorers.base import Candidate, ScoreBackend
-from iqa_service.scorers.views import Image
+from rgsud_core.images import Image
 
 _EDGE = 128
 """Edge of a tile for scorers that look at whole images, pixels."""

@@ -8,7 +8,6 @@ from urllib.parse import parse_qsl, urlencode
 
 from pydantic import TypeAdapter, ValidationError
 
-from pool_store.engine.images import Image
 from pool_store.engine.pages import Sort
 from pool_store.engine.pool import Kind
 from pool_store.engine.pools import DEFAULT, open_host
@@ -24,6 +23,7 @@ from pool_store.schemas import (
     Swept,
     Verified,
 )
+from rgsud_core.images import Image
 
 
 class Pool(Protocol):

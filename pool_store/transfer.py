@@ -22,9 +22,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pool_store.client import Pool, offer_images
 from pool_store.engine.batches import batched
-from pool_store.engine.images import Image, digest_of
+from pool_store.engine.images import digest_of
 from pool_store.errors import PoolConflict, PoolError
 from pool_store.schemas import Candidate, Digest, Entry, ImageId, Lineage, Offer, PoolSettings
+from rgsud_core.images import Image
 
 T = TypeVar("T")
 Format = Literal["webp", "png"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, overload
 
@@ -18,17 +18,17 @@ from iqa_service.scorers.base import Candidate
 from rgsud.pixels import AnyImage, pixels_of, rounded
 from rgsud_core.device import find_device
 from rgsud_core.errors import FileError, RgsudError
-from rgsud_core.files import image_format
-from rgsud_core.images import Image
+from rgsud_core.images import Image, image_format
 from trainer.config import load_config
 from trainer.data.catalogue import find
-from trainer.data.folders import PairedFolder
+from trainer.data.pairing import PairedFolder
 from trainer.errors import TrainerError
 from trainer.launch.start import run
 from trainer.launch.worker import Summary
 from trainer.models.registry import load_derainer
-from trainer.restore.evaluation import Evaluation, Protocol, compare, contact_sheet, evaluate_pairs
+from trainer.restore.evaluation import Evaluation, Protocol, evaluate_pairs
 from trainer.restore.inference import derain_image, derain_path, derain_pixels
+from trainer.restore.sheets import compare, contact_sheet
 
 Precision = Literal["float32", "bfloat16"]
 _Array = TypeVar("_Array", NDArray[Any], Tensor)
@@ -256,13 +256,16 @@ def evaluate(
     pairs = PairedFolder(rainy, clean)
     shown: list[Image] = []
 
-    def derain(image: Image) -> Image:
-        derained = derainer(image)
-        if len(shown) < _SHEET_ROWS:
-            shown.append(derained)
-        return derained
+    def derained() -> Iterator[Image]:
+        for done, rainy_image in enumerate(pairs.degraded.images(), 1):
+            image = derainer(rainy_image)
+            if len(shown) < _SHEET_ROWS:
+                shown.append(image)
+            yield image
+            if progress is not None:
+                progress(done, len(pairs))
 
-    measured = evaluate_pairs(derain, pairs, protocol or "A", progress)
+    measured = evaluate_pairs(derained(), pairs, protocol or "A")
     if sheet is not None:
         contact_sheet(compare(shown, pairs), sheet)
     return measured

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rgsud_core.errors import RgsudError
-from rgsud_core.images import Image, read_photograph, to_rgb
+from rgsud_core.images import Image, read_image, to_rgb
 
 AnyImage = NDArray[Any] | PIL.Image.Image | Tensor | Path | str
 """An image: RGB as a numpy array H,W,3 or a tensor C,H,W, uint8 or floating-point in [0,1]; a PIL image of
@@ -26,7 +26,7 @@ def pixels_of(image: AnyImage) -> NDArray[Any]:
         RgsudError: it is no RGB image, is out of range, or cannot be read.
     """
     if isinstance(image, str | Path):
-        return read_photograph(Path(image))
+        return read_image(Path(image))
     if isinstance(image, PIL.Image.Image):
         try:
             return np.array(to_rgb(image))

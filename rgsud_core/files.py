@@ -1,72 +1,74 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and survive a power cut once they are there."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
-import PIL.Image
-from numpy.typing import NDArray
 
 from rgsud_core.errors import FileError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a full disk."""
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
-class writing:
-    """``with writing(path) as partial``: ``path`` appears, synced to the disk, if all went well.
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """``with writing(path) as partial``: what the block writes to ``partial`` becomes ``path``, durably.
 
     Raises:
-        FileError: the disk is full or the folder cannot be written; what was there before stays.
+        FileError: the disk is full or the folder cannot be written; the previous file stays.
     """
+    try:
+        with replacing(path, path.with_name(f".{path.name}.partial")) as partial:
+            yield partial
+    except OSError as problem:
+        raise unwritable(path, problem) from None
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._partial = path.with_name(f".{path.name}.partial")
 
-    def __enter__(self) -> Path:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise unwritable(self._path, problem) from None
-        return self._partial
+@contextlib.contextmanager
+def replacing(path: Path, partial: Path) -> Iterator[Path]:
+    """As :func:`writing`, by way of a file of the caller's choice in the same folder. Raises OSError."""
+    make_folder(path.parent)
+    try:
+        yield partial
+        sync(partial)
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    sync(path.parent)
 
-    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, _: object) -> None:
-        try:
-            if problem is None:
-                with open(self._partial, "rb+") as file:
-                    os.fsync(file.fileno())
-                os.replace(self._partial, self._path)
-                return
-        except OSError as failed:
-            problem = failed
-        self._partial.unlink(missing_ok=True)
-        if isinstance(problem, OSError):
-            raise unwritable(self._path, problem) from None
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it, durably. Raises OSError."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content, or the names in a folder, to the disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as problem:
+        # Some network file systems sync no folders.
+        if problem.errno not in _NO_SYNC or not path.is_dir():
+            raise
+    finally:
+        os.close(handle)
 
 
 def unwritable(path: Path, problem: OSError) -> FileError:
-    """What to say of a file or folder that the operating system refuses to write."""
+    """The error for a file or folder that the operating system refuses to write."""
     if problem.errno in FULL:
         remedy = "free space on that disk and resume; what was written before is intact"
     else:
         remedy = "name another place, or see to its permissions"
     return FileError(f"{path} cannot be written ({problem.strerror or problem}): {remedy}.")
-
-
-def save_image(image: NDArray[np.uint8], path: Path) -> None:
-    """Write uint8 H,W,3 RGB in the format of the path's suffix; FileError where that cannot be done."""
-    format = image_format(path)
-    with writing(path) as partial:
-        # Formats without loss take no notice of the quality.
-        PIL.Image.fromarray(image).save(partial, format, quality=95)
-
-
-def image_format(path: Path) -> str:
-    """Pillow's name for a suffix's format; FileError where there is none that can be written."""
-    format = PIL.Image.registered_extensions().get(path.suffix.lower())
-    if format is None or format not in PIL.Image.SAVE:
-        raise FileError(f"{path} has no suffix of an image format: end it in .png, for example.")
-    return format

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from rgsud_core.errors import StorageError, StorageFull, StorageMissing, first_line
-from rgsud_core.files import FULL
+from rgsud_core.files import FULL, make_folder, replacing
 
 RESERVE = 4 << 20
 """Bytes of a disk that images leave free: the log of an embedded server on the same disk needs them more."""
@@ -103,30 +103,17 @@ class DiskStorage:
         self.root = root.resolve()
         self.address = str(self.root)
         with self._disk("create"):
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_folder(self.root)
 
     def put(self, key: str, data: bytes) -> bool:
-        path = self.path(key)
-        folder = os.path.dirname(path)
+        path = Path(self.path(key))
         with self._disk("write a blob to"):
             free = os.statvfs(self.root)
             if free.f_bavail * free.f_frsize < RESERVE + len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if not os.path.isdir(folder):
-                Path(folder).mkdir(parents=True, exist_ok=True)
-                _fsync_folder(os.path.dirname(folder))
-            temporary = f"{folder}/{uuid.uuid4().hex}.tmp"
-            try:
-                with open(temporary, "xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                new = not os.path.exists(path)
-                os.replace(temporary, path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-            _fsync_folder(folder)
+            with replacing(path, path.with_name(f"{uuid.uuid4().hex}.tmp")) as temporary:
+                temporary.write_bytes(data)
+                new = not path.exists()
         return new
 
     def replace(self, key: str, data: bytes) -> None:
@@ -278,12 +265,3 @@ class ObjectStorage:
 
 _MEMORY: dict[str, Any] = {}
 """The one store in memory of this process, so that `memory:///` opened again is the same."""
-
-
-def _fsync_folder(folder: str) -> None:
-    """Makes new names in the folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from trainer.config import Config
 from trainer.data.crops import UnpairedBatches
-from trainer.data.folders import ImageFolder, PairedFolder
+from trainer.data.folders import ImageFolder
+from trainer.data.pairing import PairedFolder
 from trainer.errors import TrainerError
 from trainer.methods.base import Method
 from trainer.recycling.pool_link import PoolLink

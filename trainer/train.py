@@ -94,7 +94,10 @@ def evaluate(run: Run) -> None:
         run.progress.readings.append(pool.mean_log_odds)
     net, tile = run.method.averaged, run.config.recycling.tile
     if rank() == 0 and run.validation is not None:
-        run.measured = evaluate_pairs(lambda image: derain_image(net, image, tile=tile), run.validation)
+        images = run.validation.degraded.images()
+        run.measured = evaluate_pairs(
+            (derain_image(net, image, tile=tile) for image in images), run.validation
+        )
     for callback in run.callbacks:
         callback.on_evaluate(run)
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from iqa_service.pretraining.degradations import Float, gaussian, smooth_field, to_uint8
-from iqa_service.scorers.views import Image
+from rgsud_core.images import Image
 
 Fault = Callable[[Float, Float, Float, float, np.random.Generator], Float]
 """What is added to (clean, rain, mask of the rain) at a strength in [0,1]; all in levels of 0..255."""
@@ -120,9 +120,3 @@ def imitate(clean: Image, rainy: Image, rng: np.random.Generator) -> Image:
     for kind in sorted(kinds):
         out += FAULTS[kind](base, rain, mask, float(rng.uniform(0.05, 1) ** 1.5), rng)
     return to_uint8(out)
-
-
-def psnr(image: Image, truth: Image) -> float:
-    """Peak signal-to-noise ratio over all channels, dB; at most 100."""
-    error = float(np.square(image.astype(np.float32) - truth).mean())
-    return float(10 * np.log10(255**2 / max(error, 255**2 / 1e10)))

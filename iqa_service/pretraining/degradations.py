@@ -16,8 +16,8 @@ import PIL.ImageDraw
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from iqa_service.scorers.views import Image
 from rgsud_core.degradation.rendered import add_rain, random_look
+from rgsud_core.images import Image
 
 Float = NDArray[np.floating]
 Degradation = Callable[[Image, np.random.Generator], Image]

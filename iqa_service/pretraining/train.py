@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from iqa_service.errors import ScorerError
-from iqa_service.pretraining.artefacts import imitate, psnr
+from iqa_service.pretraining.artefacts import imitate
 from iqa_service.pretraining.degradations import DEGRADATIONS, as_taken
 from iqa_service.pretraining.practice_derainers import Sparring
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.daclip import WORDS, DaCLIP, Rule, save_daclip
 from iqa_service.scorers.daclip_iqa import log_odds
-from iqa_service.scorers.views import Image
 from rgsud_core.degradation.rendered import add_rain, random_look
-from rgsud_core.images import SUFFIXES, read_photograph
+from rgsud_core.images import Image, list_images, read_image
+from rgsud_core.quality import psnr
 
 LITE_RULE = Rule(words=(*WORDS, "clean"), degraded=WORDS, views="tiles")
 Progress = Callable[[int, dict[str, float]], None]
@@ -69,20 +69,21 @@ def split_photographs(folder: Path) -> tuple[list[Path], list[Path]]:
     """The photographs in a folder to train on, and about one in eight, chosen by name, held out.
 
     Raises:
-        ScorerError: the folder holds no photograph to train on.
+        FileError: the folder is missing or holds no image.
+        ScorerError: all of its images are held out.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    files = list_images(folder)
     held_out = [p for p in files if hashlib.sha256(p.stem.encode()).digest()[0] % 8 == 0]
     train = [p for p in files if p not in held_out]
     if not train:
         raise ScorerError(
-            f"no photographs to train on in '{folder}': give a folder of clean JPEG or PNG files"
+            f"no photographs to train on in '{folder}': give a folder of more clean JPEG or PNG files"
         )
     return train, held_out
 
 
 def _photograph(path: Path) -> PIL.Image.Image:
-    return PIL.Image.fromarray(read_photograph(path))
+    return PIL.Image.fromarray(read_image(path))
 
 
 class _Rendered(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -236,7 +237,7 @@ def ordering(
         clean = np.asarray(photograph)
         wet = add_rain(clean, random_look(rng), rng)
         versions = [imitate(clean, wet, rng) for _ in range(candidates)]
-        quality = [psnr(version, clean) for version in versions]
+        quality = [min(psnr(version, clean), 100.0) for version in versions]
         scores = scorer.score([Candidate(path.stem, version) for version in versions])
         correlations.append(float(stats.spearmanr(scores, quality).statistic))
         regrets.append(max(quality) - quality[int(scores.argmax())])

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iqa_service.errors import ScorerError
-from iqa_service.scorers.views import Image, Views, check_image
+from iqa_service.scorers.views import Views, check_image
+from rgsud_core.images import Image
 
 _VIEWS_HELD = 256
 """Candidates are cut until there are so many views, which are then scored together; bounds the memory."""

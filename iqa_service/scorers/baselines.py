@@ -14,18 +14,14 @@ from pydantic import Field
 
 from iqa_service.errors import ScorerError
 from iqa_service.scorers.base import Candidate, ScoreBackend
-from iqa_service.scorers.views import LUMA, Image, check_image
-from rgsud_core.images import images_below, read_photograph
-
-
-def psnr_y(image: Image, truth: Image) -> float:
-    """PSNR in dB between the luma (BT.601, 16 to 235) of two uint8 H,W,3 images; 100 where they are equal."""
-    error = float(np.square((image.astype(np.float64) - truth) @ LUMA).mean())
-    return float(10 * np.log10(255**2 / max(error, 255**2 / 1e10)))
+from iqa_service.scorers.views import check_image
+from rgsud_core.errors import FileError
+from rgsud_core.images import images_below, read_image
+from rgsud_core.quality import luma, psnr
 
 
 class OracleBackend(ScoreBackend):
-    """Scores by the true PSNR-Y less 30 dB: a perfect scorer, for evaluation only.
+    """Scores by the true PSNR-Y (at most 100 dB, luma not rounded) less 30 dB: for evaluation only.
 
     Args:
         truth: folder of clean images; that of a candidate has its id as path without suffix.
@@ -34,9 +30,10 @@ class OracleBackend(ScoreBackend):
     name = "oracle"
 
     def __init__(self, truth: Path) -> None:
-        if not truth.is_dir():
-            raise ScorerError(f"no folder '{truth}' with the truth: give one of clean images")
-        self._files = images_below(truth)
+        try:
+            self._files = images_below(truth)
+        except FileError as error:
+            raise ScorerError(f"no truth for the oracle: {error}") from None
         content = "\n".join(f"{id} {path.stat().st_size}" for id, path in self._files.items())
         self.fingerprint = "oracle-" + hashlib.sha256(content.encode()).hexdigest()[:16]
         self._truth = truth
@@ -55,13 +52,16 @@ class OracleBackend(ScoreBackend):
             raise ScorerError(
                 f"no truth for '{candidate.id}' in '{self._truth}': give the folder of its scenes"
             )
-        truth = read_photograph(self._files[candidate.id])
+        try:
+            truth = read_image(self._files[candidate.id])
+        except FileError as error:
+            raise ScorerError(str(error)) from None
         if truth.shape != candidate.image.shape:
             raise ScorerError(
                 f"candidate '{candidate.id}' has the shape {candidate.image.shape} and its truth "
                 f"{truth.shape}: derain at native size"
             )
-        return psnr_y(candidate.image, truth) - 30
+        return min(psnr(luma(candidate.image), luma(truth)), 100.0) - 30
 
 
 class LatestBackend(ScoreBackend):

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from iqa_service.errors import ScorerError
 from iqa_service.scorers.base import Candidate, ScoreBackend
-from iqa_service.scorers.views import LUMA, Image, check_image
+from iqa_service.scorers.views import check_image
+from rgsud_core.images import STUDIO_LUMA, Image
 
 TAKEN, ADDED, SHIFTED = 0.25, 0.7, 0.1
 """Log-odds for each level of 0..255. Fitted to the order of candidates of five unpaired runs, on half of the
@@ -43,7 +44,7 @@ def consistency(image: Image, rainy: Image) -> float:
             f"the image has the shape {image.shape} and its rainy image {rainy.shape}: derain at native size"
         )
     removed = rainy.astype(np.float32) - image
-    taken = np.sqrt(np.square(np.maximum(removed @ LUMA.astype(np.float32), 0)).mean())
+    taken = np.sqrt(np.square(np.maximum(removed @ STUDIO_LUMA.astype(np.float32), 0)).mean())
     added = np.sqrt(np.square(np.minimum(removed, 0)).mean())
     shifted = np.abs(np.median(removed, axis=(0, 1))).mean()
     return float(TAKEN * taken - ADDED * added - SHIFTED * shifted)

@@ -21,8 +21,9 @@ from pydantic import Field
 from iqa_service.errors import ScorerError
 from iqa_service.scorers.base import ScoreBackend
 from iqa_service.scorers.daclip import DaCLIP, Rule, load_daclip, load_rule
-from iqa_service.scorers.views import TILES, Image, Views
+from iqa_service.scorers.views import TILES, Views
 from rgsud_core.errors import first_line, nearest
+from rgsud_core.images import Image
 
 LITE_WEIGHTS = Path(__file__).parents[1] / "weights" / "daclip-lite.safetensors"
 _HUB = "hf://weblzw/daclip-uir-ViT-B-32-irsde"

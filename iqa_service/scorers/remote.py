@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from iqa_service.errors import ScorerError
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.consistency import ConsistentBackend
-from iqa_service.scorers.views import Image, Views
+from iqa_service.scorers.views import Views
+from rgsud_core.images import Image
 
 _CALLS_AT_ONCE = 4
 """Concurrent calls of one caller: enough that the scorer always has the next batch, few enough to leave room

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from iqa_service.errors import ScorerError
-
-Image = NDArray[np.uint8]
-LUMA = np.array([65.481, 128.553, 24.966]) / 255
-"""Weights of red, green and blue in luma (BT.601, 16 to 235)."""
+from rgsud_core.images import Image
 
 TILES = 256
 """Tiles of an image at most: all of a photograph of 12 megapixels at 224 pixels, of one of 1 at 64."""

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import PIL.Image
 
-from iqa_service.scorers.views import Image
-from rgsud_core.images import to_rgb
+from rgsud_core.images import Image, to_rgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ValidationError
 from iqa_service.errors import ScorerAway, ScorerBusy, ScorerError
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.remote import Answer, ScorerInfo, ViewCall, connect
-from iqa_service.scorers.views import Image
 from iqa_service.serving.schemas import Scores, ViewScores
 from iqa_service.serving.settings import TOKEN_VARIABLE, Seconds, token_of_environment
+from rgsud_core.images import Image
 
 if TYPE_CHECKING:
     import httpx

@@ -9,19 +9,16 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from pool_store.errors import PoolDamaged, PoolError, PoolMissing
 from pool_store.schemas import Swept
+from rgsud_core.images import Image
 from rgsud_core.objects import Storage
-
-Image: TypeAlias = NDArray[np.uint8]
-"""uint8 H,W,3 RGB."""
 
 LONGEST_SIDE = 16383
 """What lossless WebP can hold, in pixels."""

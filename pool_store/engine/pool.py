@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from pool_store.engine import records
 from pool_store.engine.connection import Script, Server
-from pool_store.engine.images import Blobs, Image, Stored, digest_of, several
+from pool_store.engine.images import Blobs, Stored, digest_of, several
 from pool_store.engine.maintenance import drop, sweep, verify
 from pool_store.engine.pages import Sort, page
 from pool_store.engine.shards import BATCH, REGISTRY, Shards, sliced
@@ -22,6 +22,7 @@ from pool_store.engine.snapshot import FORMAT, check, restore, snapshot
 from pool_store.engine.stats import collect
 from pool_store.errors import PoolError, PoolMissing
 from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings, Stats, Swept, Verified
+from rgsud_core.images import Image
 
 Kind: TypeAlias = Literal["best", "mean"]
 DECIDE = Script("decide")

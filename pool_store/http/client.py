@@ -13,7 +13,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from pool_store.engine.batches import batched
-from pool_store.engine.images import Image, decode, digest_of, encode, several
+from pool_store.engine.images import decode, digest_of, encode, several
 from pool_store.engine.pages import Sort
 from pool_store.engine.pool import Kind
 from pool_store.engine.pools import DEFAULT
@@ -32,6 +32,7 @@ from pool_store.http.messages import (
     Uploads,
 )
 from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings, Stats, Swept, Verified
+from rgsud_core.images import Image
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from pool_store.engine.images import LONGEST_SIDE, Image
+from pool_store.engine.images import LONGEST_SIDE
 from rgsud_core.http.problems import Problem
+from rgsud_core.images import Image
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _REMEDY = "send an RGB image as PNG or as plain lossless WebP"

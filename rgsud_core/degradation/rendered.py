@@ -13,7 +13,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
+from rgsud_core.images import Image
+
 Map = NDArray[np.float32]
 
 _KERNELS = 3

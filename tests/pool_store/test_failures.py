@@ -16,9 +16,9 @@ import redis
 
 from pool_store.client import open_pool
 from pool_store.engine.connection import DurabilityWarning
-from pool_store.engine.images import Image
 from pool_store.errors import PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.schemas import Offer
+from rgsud_core.images import Image
 from tests.pool_store.answers import best
 from tests.pool_store.servers import free_port, redis_server, wait_until
 

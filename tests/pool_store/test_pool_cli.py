@@ -16,9 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from pool_store.engine.images import Image, digest_of, encode
+from pool_store.engine.images import digest_of, encode
 from pool_store.schemas import Lineage, Offer
 from rgsud import cli
+from rgsud_core.images import Image
 
 Picture = Callable[[int], Image]
 RGSUD = (sys.executable, "-c", "from rgsud.cli import main; main()")

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image as Pillow
 
 from pool_store.client import Pool
-from pool_store.engine.images import Image
 from pool_store.errors import PoolConflict, PoolError
 from pool_store.schemas import Offer
 from pool_store.transfer import Held, Moved, export_pool, import_pool, rescore_pool
+from rgsud_core.images import Image
 
 MakeOffer = Callable[..., Offer]
 Picture = Callable[[int], Image]

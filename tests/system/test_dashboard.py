@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from skimage import data
 
 from pool_store.client import Pool, open_pool
-from pool_store.engine.images import Image
 from pool_store.schemas import Decision, Lineage, Offer
+from rgsud_core.images import Image
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [

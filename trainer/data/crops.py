@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from rgsud_core.errors import RgsudError
+from rgsud_core.images import Image
 from trainer.batch import Batch, Crop
-from trainer.data.folders import Image, ImageFolder, PairedFolder
-from trainer.errors import TrainerError
+from trainer.data.folders import ImageFolder
+from trainer.data.pairing import PairedFolder
 from trainer.rain.search import RainBank
 
 CACHE_BYTES = 2 << 30
@@ -103,10 +105,11 @@ def _load(batches: Dataset[Batch], start: int, workers: int) -> Iterator[Batch]:
     )
     try:
         yield from loader
-    except TrainerError as error:
+    except RgsudError as error:
         # A worker's error comes with its traceback; the sentence is what follows the name.
-        name = f"{TrainerError.__module__}.{TrainerError.__qualname__}: "
-        raise TrainerError(str(error).rsplit(name, 1)[-1].rstrip()) from None
+        kind = type(error)
+        name = f"{kind.__module__}.{kind.__qualname__}: "
+        raise kind(str(error).rsplit(name, 1)[-1].rstrip()) from None
 
 
 class UnpairedBatches(Dataset[Batch]):

@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 
 from rgsud_core.degradation.rendered import RainLayer, RainLook, add_rain
-from trainer.data.folders import Image, read_image
+from rgsud_core.images import Image, read_image
 from trainer.errors import TrainerError
 
 VERSION = 2

@@ -18,8 +18,10 @@ from pool_store.client import open_pool
 from rgsud_core.device import find_device
 from rgsud_core.files import writing
 from trainer.config import Config
+from trainer.data.checks import check_training_data
 from trainer.data.crops import UnpairedBatches
-from trainer.data.folders import ImageFolder, PairedFolder, check_training_data, named
+from trainer.data.folders import ImageFolder, named
+from trainer.data.pairing import PairedFolder
 from trainer.methods import AnyMethodSettings, build_method
 from trainer.methods.found_rain import FoundRainSettings
 from trainer.methods.parallel import rank, workers
@@ -31,7 +33,7 @@ from trainer.recycling.recycler import Recycler
 from trainer.recycling.rewards import RewardReader
 from trainer.reporting.reporter import Degradable, Reporter
 from trainer.reporting.sinks import MetricsFile, TensorBoardView, View
-from trainer.restore.evaluation import Panel, contact_sheet
+from trainer.restore.sheets import Panel, contact_sheet
 from trainer.run import Callback, Run
 from trainer.state.checkpoints import Checkpoints, TrainingState
 from trainer.state.mirror import Mirror

@@ -12,9 +12,9 @@ from datetime import timedelta
 import torch
 from pydantic import BaseModel
 
+from rgsud_core.images import Image
 from trainer.batch import Batch
 from trainer.config import Config, Share
-from trainer.data.folders import Image
 from trainer.methods.base import Method
 from trainer.methods.parallel import workers
 from trainer.restore.inference import derain_image

@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from rgsud_core.images import LUMA, Image
 from rgsud_core.settings import Settings
-from trainer.data.folders import Image, ImageFolder
+from trainer.data.folders import ImageFolder
 from trainer.errors import TrainerError
 from trainer.methods.found_rain import CONTRAST
 
 WINDOW, STRIDE = 32, 8
 """Side of the squares that are tested for flatness, and between two of them, pixels."""
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _GAPS = 0.15
 """Quantile of a window at which the scene behind the rain is looked for."""
 _REWEIGHTINGS = 12

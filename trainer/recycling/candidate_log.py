@@ -14,7 +14,7 @@ import PIL.Image
 
 from iqa_service.scorers.base import Candidate
 from pool_store.schemas import Lineage
-from trainer.data.folders import Image, read_image
+from rgsud_core.images import Image, read_image
 from trainer.errors import TrainerError
 
 _TABLE = "candidates.jsonl"

@@ -11,8 +11,8 @@ from trainer.config import Config
 from trainer.methods.parallel import workers
 from trainer.reporting.lines import EvaluationLine, Line, NoticeLine, StepLine
 from trainer.reporting.sinks import View
-from trainer.restore.evaluation import Panel, contact_sheet
 from trainer.restore.inference import derain_image
+from trainer.restore.sheets import Panel, contact_sheet
 from trainer.run import Callback, Run, Step
 from trainer.state.schedule import Progress
 

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rgsud_core.errors import RgsudError, first_line
-from rgsud_core.files import save_image
-from rgsud_core.images import SUFFIXES
-from trainer.data.folders import Image, ImageFolder, read_image
+from rgsud_core.images import SUFFIXES, Image, read_image, save_image
+from trainer.data.folders import ImageFolder
 from trainer.errors import TrainerError
 
 Ramp = NDArray[np.float32]

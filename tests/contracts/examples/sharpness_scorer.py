@@ -15,7 +15,8 @@ from pydantic import Field
 
 from iqa_service.errors import ScorerError
 from iqa_service.scorers.base import ScoreBackend
-from iqa_service.scorers.views import Image, Views
+from iqa_service.scorers.views import Views
+from rgsud_core.images import Image
 
 
 class Sharpness(ScoreBackend):

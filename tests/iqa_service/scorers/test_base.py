@@ -9,10 +9,10 @@ from iqa_service.errors import ScorerError
 from iqa_service.registry import open_scorer
 from iqa_service.scorers import daclip as module
 from iqa_service.scorers.base import Candidate, ScoreBackend
-from iqa_service.scorers.baselines import psnr_y
 from iqa_service.scorers.daclip import WORDS, Rule
 from iqa_service.scorers.daclip_iqa import DaclipScorer
 from iqa_service.scorers.views import Views, tiles
+from rgsud_core.quality import luma, psnr
 
 
 @pytest.fixture
@@ -100,13 +100,7 @@ def test_the_oracle_scores_by_the_truth(truth, china, flower):
     ]
     worse, perfect, better = oracle.score(candidates)
     assert worse < better < perfect == 70
-    assert worse == pytest.approx(psnr_y(spoilt(china, 9), china) - 30, abs=1e-4)
-
-
-def test_psnr_y_of_a_known_error():
-    grey = np.full((4, 4, 3), 100, np.uint8)
-    expected = 20 * np.log10(255 / (10 * 218.984 / 255))
-    assert psnr_y(grey + np.uint8(10), grey) == pytest.approx(expected, abs=1e-3)
+    assert worse == pytest.approx(psnr(luma(spoilt(china, 9)), luma(china)) - 30, abs=1e-4)
 
 
 def test_the_oracle_names_what_it_does_not_know(truth, china, tmp_path):

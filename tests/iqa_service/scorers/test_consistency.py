@@ -10,8 +10,9 @@ from iqa_service.errors import ScorerError
 from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.consistency import SHIFTED, TAKEN, ConsistentBackend, consistency
-from iqa_service.scorers.views import Image, Views
+from iqa_service.scorers.views import Views
 from rgsud_core.degradation.rendered import add_rain, random_look
+from rgsud_core.images import Image
 
 
 class Indifferent(ScoreBackend):

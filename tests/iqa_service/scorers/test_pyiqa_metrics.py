@@ -14,7 +14,7 @@ from iqa_service.errors import ScorerError
 from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate
 from iqa_service.scorers.pyiqa_metrics import Scale, to_log_odds
-from iqa_service.scorers.views import Image
+from rgsud_core.images import Image
 
 pyiqa = pytest.importorskip("pyiqa", reason="the extra rgsud[metrics] is not installed")
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pool_store.engine.images import Blobs, Image
+from pool_store.engine.images import Blobs
 from pool_store.errors import PoolError, PoolFull
 from pool_store.schemas import Offer
 from rgsud_core import objects as storage
+from rgsud_core.images import Image
 from rgsud_core.objects import open_storage
 from tests.object_stores import memory, place, s3
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from pool_store.client import Pool
-from pool_store.engine.images import Image
 from pool_store.errors import PoolError, PoolMissing
 from pool_store.schemas import Decision, Lineage, Offer
+from rgsud_core.images import Image
 from tests.pool_store.answers import best
 
 MakeOffer = Callable[..., Offer]

@@ -13,9 +13,10 @@ import PIL.Image
 import pytest
 from fastapi.testclient import TestClient
 
-from pool_store.engine.images import Image, digest_of
+from pool_store.engine.images import digest_of
 from pool_store.engine.pool import REGISTRY
 from pool_store.engine.pools import PoolHost
+from rgsud_core.images import Image
 from tests.pool_store.answers import sentence
 
 Picture = Callable[[int], Image]

@@ -13,12 +13,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pool_store.client import Pool
-from pool_store.engine.images import Image, digest_of, encode
+from pool_store.engine.images import digest_of, encode
 from pool_store.engine.pools import PoolHost
 from pool_store.http.app import create_app
 from pool_store.http.archive import pack
 from pool_store.http.client import HttpPool
 from pool_store.http.limits import IMAGES_A_REQUEST, Limits
+from rgsud_core.images import Image
 from tests.pool_store.answers import sentence
 
 URL = "/v1/pools/demo/blobs"

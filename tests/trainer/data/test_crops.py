@@ -6,9 +6,11 @@ import PIL.Image
 import pytest
 import torch
 
+from rgsud_core.errors import FileError
 from trainer.batch import Batch, Crop
 from trainer.data.crops import PairedBatches, UnpairedBatches
-from trainer.data.folders import ImageFolder, PairedFolder
+from trainer.data.folders import ImageFolder
+from trainer.data.pairing import PairedFolder
 from trainer.errors import TrainerError
 
 
@@ -72,7 +74,7 @@ def test_the_loader_draws_nothing_from_the_random_state_of_the_run(folders):
 def test_an_image_that_is_lost_meanwhile_is_told_in_one_sentence(folders, workers):
     lost = folders[1].files["2"]
     lost.unlink()
-    with pytest.raises(TrainerError) as caught:
+    with pytest.raises(FileError) as caught:
         list(itertools.islice(batches(folders).loader(workers=workers), 4))
     assert str(caught.value) == f"{lost} does not exist."
 

@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer.data.checks import check_training_data
 from trainer.data.demo import DemoData, write_demo_data
-from trainer.data.folders import ImageFolder, PairedFolder, check_training_data
+from trainer.data.folders import ImageFolder
+from trainer.data.pairing import PairedFolder
 from trainer.errors import TrainerError
 from trainer.restore.evaluation import psnr_y
 

@@ -9,21 +9,11 @@ import scipy.signal
 from rich.console import Console
 from skimage.metrics import structural_similarity
 
-from trainer.data.folders import PairedFolder
+from rgsud_core.errors import RgsudError
+from rgsud_core.quality import luma, psnr
+from trainer.data.pairing import PairedFolder
 from trainer.errors import TrainerError
-from trainer.restore.evaluation import (
-    Evaluation,
-    Panel,
-    compare,
-    contact_sheet,
-    evaluate_pairs,
-    luma,
-    psnr_rgb,
-    psnr_y,
-    score_pair,
-    ssim_rgb,
-    ssim_y,
-)
+from trainer.restore.evaluation import Evaluation, evaluate_pairs, psnr_y, score_pair, ssim_rgb, ssim_y
 
 
 def noisy_pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -69,37 +59,39 @@ def wang_ssim(a: np.ndarray, b: np.ndarray) -> float:
 )
 def test_luma_is_that_of_rgb2ycbcr(colour, expected):
     image = np.full((2, 2, 3), colour, np.uint8)
-    assert np.array_equal(luma(image), np.full((2, 2), expected))
-    assert luma(image, "B")[0, 0] == pytest.approx(expected, abs=0.5)
+    assert np.array_equal(luma(image, rounded=True), np.full((2, 2), expected))
+    assert luma(image)[0, 0] == pytest.approx(expected, abs=0.5)
 
 
 def test_only_protocol_b_keeps_fractions_of_luma():
     image, _ = noisy_pair(20, 20)
-    assert np.array_equal(luma(image), np.rint(luma(image, "B")))
-    assert not np.array_equal(luma(image), luma(image, "B"))
+    assert np.array_equal(luma(image, rounded=True), np.rint(luma(image)))
+    assert not np.array_equal(luma(image, rounded=True), luma(image))
 
 
 def test_psnr_of_a_known_difference():
     truth = np.full((16, 16, 3), 100, np.uint8)
     image = truth.copy()
     image[..., 1] += 30
-    assert psnr_rgb(image, truth) == pytest.approx(10 * math.log10(255**2 / 300))
+    assert psnr(image, truth) == pytest.approx(10 * math.log10(255**2 / 300))
     # 30 / 255 * 128.553 = 15.12 of luma, 15 from rounded to rounded.
     assert psnr_y(image, truth) == pytest.approx(20 * math.log10(255 / 15))
     assert psnr_y(image, truth, "B") == pytest.approx(20 * math.log10(255 / (30 / 255 * 128.553)))
-    assert psnr_y(truth, truth) == psnr_rgb(truth, truth) == math.inf
+    assert psnr_y(truth, truth) == psnr(truth, truth) == math.inf
 
 
 @pytest.mark.parametrize("size", [(64, 48), (11, 30), (97, 321)])
 def test_ssim_agrees_with_the_written_out_formula_and_with_skimage(size):
     image, truth = noisy_pair(*size)
-    assert ssim_y(image, truth) == pytest.approx(wang_ssim(luma(image), luma(truth)), abs=1e-9)
+    assert ssim_y(image, truth) == pytest.approx(
+        wang_ssim(luma(image, rounded=True), luma(truth, rounded=True)), abs=1e-9
+    )
     by_channel = [wang_ssim(image[..., c].astype(float), truth[..., c].astype(float)) for c in range(3)]
     assert ssim_rgb(image, truth) == pytest.approx(np.mean(by_channel), abs=1e-9)
     if min(size) > 11:
         _, full = structural_similarity(
-            luma(image),
-            luma(truth),
+            luma(image, rounded=True),
+            luma(truth, rounded=True),
             gaussian_weights=True,
             sigma=1.5,
             use_sample_covariance=False,
@@ -121,7 +113,7 @@ def test_protocol_b_filters_and_decimates_large_images(size, factor):
         windows = np.lib.stride_tricks.sliding_window_view(padded, (factor, factor))
         return windows.mean(axis=(2, 3))[::factor, ::factor]
 
-    expected = wang_ssim(decimated(luma(image, "B")), decimated(luma(truth, "B")))
+    expected = wang_ssim(decimated(luma(image)), decimated(luma(truth)))
     assert ssim_y(image, truth, "B") == pytest.approx(expected, abs=1e-9)
     if factor > 1:
         assert ssim_y(image, truth, "B") > ssim_y(image, truth, "A") + 0.05
@@ -134,7 +126,7 @@ def test_equal_images_are_alike_and_unequal_sizes_are_refused():
         TrainerError, match=r"\(30, 40, 3\) cannot be measured against a truth uint8 \(30, 39, 3\)"
     ):
         score_pair(image, truth[:, :39])
-    with pytest.raises(TrainerError, match="10x30 is too small for SSIM"):
+    with pytest.raises(RgsudError, match="10x30 is too small for SSIM"):
         score_pair(image[:, :10], truth[:, :10])
 
 
@@ -151,9 +143,7 @@ def test_a_set_is_measured_image_by_image(pairs):
     def blur(image: np.ndarray) -> np.ndarray:
         return np.rint(scipy.ndimage.gaussian_filter(image.astype(float), (1, 1, 0))).astype(np.uint8)
 
-    calls = []
-    result = evaluate_pairs(blur, pairs, progress=lambda *numbers: calls.append(numbers))
-    assert calls == [(1, 3), (2, 3), (3, 3)]
+    result = evaluate_pairs(map(blur, pairs.degraded.images()), pairs)
     assert [row.id for row in result.rows] == ["0", "1", "2"]
     rainy, truth = pairs.load(1)
     assert result.rows[1].input.psnr_y == psnr_y(rainy, truth)
@@ -168,8 +158,7 @@ def test_a_set_is_measured_image_by_image(pairs):
 
 
 def test_a_perfect_derainer_survives_json(pairs):
-    truths = iter([pairs.load(index)[1] for index in range(3)])
-    result = evaluate_pairs(lambda rainy: next(truths), pairs)
+    result = evaluate_pairs(pairs.clean.images(), pairs)
     assert result.output.psnr_y == math.inf
     assert json.loads(result.model_dump_json())["rows"][0]["output"]["psnr_y"] == math.inf
     assert Evaluation.model_validate_json(result.model_dump_json()) == result
@@ -177,22 +166,4 @@ def test_a_perfect_derainer_survives_json(pairs):
 
 def test_a_derainer_that_changes_the_size_is_refused(pairs):
     with pytest.raises(TrainerError, match=r"^'0': An image .* cannot be measured"):
-        evaluate_pairs(lambda image: image[1:], pairs)
-
-
-def test_a_contact_sheet_shows_every_panel(pairs, tmp_path):
-    rows = compare([255 - pairs.load(index)[0] for index in range(2)], pairs)
-    assert [len(row) for row in rows] == [3, 3]
-    rainy, truth = pairs.load(0)
-    assert f"{psnr_y(rainy, truth):.2f} dB" in rows[0][0].caption
-    assert np.array_equal(rows[0][1].image, 255 - rainy)
-    assert np.array_equal(rows[0][2].image, truth)
-    flat = [[Panel(np.full((20, 30, 3), colour, np.uint8), "x") for colour in (50, 150)]]
-    contact_sheet(flat, tmp_path / "new" / "sheet.png", width=60)
-    sheet = np.asarray(PIL.Image.open(tmp_path / "new" / "sheet.png"))
-    assert sheet.shape[1] == 10 + 2 * 70
-    assert (sheet == 50).all(axis=2).sum() >= 60 * 40
-    assert (sheet == 150).all(axis=2).sum() >= 60 * 40
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["sheet.png"]
-    with pytest.raises(TrainerError, match="one row"):
-        contact_sheet([], tmp_path / "none.png")
+        evaluate_pairs((image[1:] for image in pairs.degraded.images()), pairs)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainer.data.folders import read_image
+from rgsud_core.images import read_image
 from trainer.errors import TrainerError
 from trainer.restore.inference import derain_image, derain_path
 

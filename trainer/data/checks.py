@@ -1,0 +1,165 @@
+"""A check of every image before a run starts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pool_store.errors import PoolError
+from pool_store.schemas import image_id
+from rgsud_core.errors import RgsudError
+from trainer.data.folders import SHOWN, ImageFolder, named
+from trainer.data.pairing import size_of, unmatched
+from trainer.errors import TrainerError
+
+
+@dataclass(frozen=True)
+class DomainReport:
+    """Number and sizes of the images of one folder."""
+
+    count: int
+    smallest: tuple[int, int]
+    """Width and height of the image with the fewest pixels."""
+    largest: tuple[int, int]
+    """Width and height of the image with the most pixels."""
+    bytes: int
+    """Size of all images decoded, which a full cache takes."""
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """The images that a run trains on and is measured with."""
+
+    rainy: DomainReport
+    clean: DomainReport
+    validation: DomainReport | None
+    """The degraded side of the validation pairs."""
+    leaked: tuple[str, ...]
+    """Ids of validation images that are also training images, which makes their figures too good."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One image as the check sees it."""
+
+    identity: str
+    size: tuple[int, int]
+    digest: bytes
+
+
+def _look_at(folder: ImageFolder, problems: list[str]) -> list[_Look]:
+    def one(identity: str) -> _Look | str:
+        try:
+            image = folder.load_id(identity)
+        except RgsudError as error:
+            return str(error)
+        # The pixels and not the file: a copy in another format is the same photograph.
+        digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=size_of(image).encode()[:16]).digest()
+        return _Look(identity, (image.shape[1], image.shape[0]), digest)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        seen = list(threads.map(one, folder.ids))
+    broken = [look for look in seen if isinstance(look, str)]
+    problems.extend(broken[:SHOWN])
+    if len(broken) > SHOWN:
+        problems.append(f"{len(broken) - SHOWN} more images of {folder.root} cannot be read either.")
+    return [look for look in seen if isinstance(look, _Look)]
+
+
+def _open(root: Path | str, problems: list[str]) -> ImageFolder | None:
+    try:
+        return ImageFolder(root)
+    except RgsudError as error:
+        problems.append(str(error))
+        return None
+
+
+def _report(looks: Sequence[_Look]) -> DomainReport:
+    sizes = sorted((look.size for look in looks), key=lambda size: size[0] * size[1])
+    return DomainReport(len(looks), sizes[0], sizes[-1], sum(3 * width * height for width, height in sizes))
+
+
+def check_training_data(
+    rainy: Path | str,
+    clean: Path | str,
+    crop: int,
+    validation: tuple[Path | str, Path | str] | None = None,
+    *,
+    minimum: int = 2,
+) -> DataReport:
+    """Reads every image of both domains and of the validation pairs (degraded, clean) once.
+
+    Raises one TrainerError with a sentence for every problem: folders missing or empty or with fewer than
+    `minimum` images, files unreadable, rainy images with names that the pool does not take, images smaller
+    than `crop` pixels, photographs that are in both domains, validation images without a partner or with one
+    of another size.
+    """
+    problems: list[str] = []
+    domains: list[list[_Look]] = []
+    for root in (rainy, clean):
+        folder = _open(root, problems)
+        looks = _look_at(folder, problems) if folder else []
+        small = [look for look in looks if min(look.size) < crop]
+        if small:
+            sizes = named(f"{look.identity} ({look.size[0]}x{look.size[1]})" for look in small)
+            problems.append(
+                f"{len(small)} images of {root} are smaller than the crop of {crop}x{crop}: {sizes}; "
+                "remove them or train on smaller crops."
+            )
+        if folder and root == rainy:
+            problems.extend(_unnameable(folder))
+        if folder and len(folder) < minimum:
+            problems.append(f"{root} holds {len(folder)} images, and {minimum} are needed: add some.")
+        domains.append(looks)
+
+    in_clean = {look.digest: look.identity for look in domains[1]}
+    both = [f"{look.identity} = {in_clean[look.digest]}" for look in domains[0] if look.digest in in_clean]
+    if both:
+        problems.append(
+            f"{len(both)} photographs are both in {rainy} and in {clean}: {named(both)}; "
+            "remove them from one of the two."
+        )
+
+    pairs: list[list[_Look]] = []
+    if validation is not None:
+        sides = [side for root in validation if (side := _open(root, problems))]
+        if len(sides) == 2:
+            problems.extend(unmatched(sides[0], sides[1]))
+        pairs = [_look_at(side, problems) for side in sides]
+        if len(pairs) == 2:
+            problems.extend(_mismatched(pairs[0], pairs[1]))
+    if problems:
+        raise TrainerError("\n".join(problems))
+
+    trained_on = {look.digest for looks in domains for look in looks}
+    leaked = {look.identity for looks in pairs for look in looks if look.digest in trained_on}
+    return DataReport(
+        _report(domains[0]), _report(domains[1]), _report(pairs[0]) if pairs else None, tuple(sorted(leaked))
+    )
+
+
+def _unnameable(rainy: ImageFolder) -> list[str]:
+    """Images whose names the reward pool does not take."""
+    problems = []
+    for identity in rainy.ids:
+        try:
+            image_id(identity)
+        except PoolError as problem:
+            problems.append(f"{rainy.files[identity]}: {problem}: rename it.")
+    return problems[:SHOWN] + [f"{len(problems) - SHOWN} more names like these."] * (len(problems) > SHOWN)
+
+
+def _mismatched(degraded: Sequence[_Look], clean: Sequence[_Look]) -> list[str]:
+    truths = {look.identity: look.size for look in clean}
+    clashes = [
+        f"{look.identity} ({look.size[0]}x{look.size[1]} and {truth[0]}x{truth[1]})"
+        for look in degraded
+        if (truth := truths.get(look.identity)) and truth != look.size
+    ]
+    if not clashes:
+        return []
+    return [f"{len(clashes)} validation images differ in size from their ground truth: {named(clashes)}."]
