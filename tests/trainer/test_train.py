@@ -17,7 +17,6 @@ import yaml
 from rich.console import Console
 
 from pool_store.client import open_pool
-from rgsud_core.files import writing
 from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.launch import start as launch
@@ -290,17 +289,6 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path: Path) -> 
     assert "FileError" in ended.stderr
     assert "step-000000002.pt cannot be written (File too large): free space" in ended.stderr
     assert list(tmp_path.iterdir()) == [before]
-
-
-def test_writing_appears_only_whole(tmp_path: Path) -> None:
-    def fail_half_way() -> None:
-        with writing(tmp_path / "file") as partial:
-            partial.write_text("half")
-            raise ValueError("mine")
-
-    with pytest.raises(ValueError, match="mine"):
-        fail_half_way()
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_that_dies_before_its_first_checkpoint_repeats_exactly(config: Config) -> None:

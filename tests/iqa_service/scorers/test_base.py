@@ -109,7 +109,7 @@ def test_the_oracle_names_what_it_does_not_know(truth, china, tmp_path):
         oracle.score([Candidate("village", china)])
     with pytest.raises(ScorerError, match=r"'flower' has the shape \(10, 320, 3\)"):
         oracle.score([Candidate("flower", china[:10])])
-    with pytest.raises(ScorerError, match="no folder"):
+    with pytest.raises(ScorerError, match="absent does not exist"):
         open_scorer(f"local:oracle?truth={tmp_path / 'absent'}")
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rgsud_core.errors import FileError
 from trainer.data.checks import check_training_data
 from trainer.data.demo import DemoData, write_demo_data
 from trainer.data.folders import ImageFolder
@@ -68,6 +69,6 @@ def test_other_folders_are_left_alone(demo, tmp_path):
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.data.demo._VALIDATION", (("skimage", "data/none.png", 1, 1),))
-    with pytest.raises(TrainerError, match=r"none\.png does not exist"):
+    with pytest.raises(FileError, match=r"none\.png does not exist"):
         write_demo_data(tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
