@@ -1,4 +1,4 @@
-"""The command ``rgsud score``."""
+"""The commands ``rgsud score`` and ``rgsud scorer ...``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from iqa_service.errors import ScorerBusy, ScorerError
+from iqa_service.serving.cli import console, serve
 from rgsud_core.errors import RgsudError
 
 if TYPE_CHECKING:
@@ -22,11 +23,19 @@ if TYPE_CHECKING:
     from iqa_service.scorers.base import Candidate, ScoreBackend
 
     _Named = tuple[str, Candidate]
-    """What a candidate is called on the screen, and it."""
+    """The name of a candidate in the table, and the candidate."""
 
+app = typer.Typer(no_args_is_help=True, help="Run a scorer as a service, and make what scorers need.")
+app.command()(serve)
 _AT_ONCE = 32
 _TRIES = 20
-"""At a service that has no room, with its own idea of a pause between them."""
+"""Attempts at a service that has no room; the service says how long to wait before each."""
+
+_Images = Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)]
+_Rainy = Annotated[
+    Path | None,
+    typer.Option(help="The rainy image, or a folder of them by the same names, for scorers that compare."),
+]
 
 
 class _Found(NamedTuple):
@@ -37,27 +46,17 @@ class _Found(NamedTuple):
 
 
 def score(
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", show_default=False)],
+    images: _Images,
     scorer: Annotated[
-        str, typer.Option(help="local:NAME?OPTION=VALUE, serve:NAME, or the address of a scorer.")
+        str,
+        typer.Option(help="local:NAME?OPTION=VALUE, package.module:Class, serve:NAME, or an http address."),
     ] = "local:daclip-lite",
-    rainy: Annotated[
-        Path | None,
-        typer.Option(
-            help="The rainy image, or a folder of them by the same names, for scorers that compare."
-        ),
-    ] = None,
+    rainy: _Rainy = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output, not a table.")] = False,
     heatmap: Annotated[
         Path | None,
         typer.Option(
             help="Draw where each image looks degraded: a .png for one image, a folder for several."
-        ),
-    ] = None,
-    reference_out: Annotated[
-        Path | None,
-        typer.Option(
-            help="With local:ensemble?of=...: write its members' scores of these images as its reference."
         ),
     ] = None,
 ) -> None:
@@ -66,10 +65,6 @@ def score(
 
     problems: list[str] = []
     found = _find(images, problems)
-    if reference_out is not None:
-        candidates = [candidate for _, candidate in _load(found, rainy, problems)]
-        _reference(scorer, candidates, reference_out, problems)
-        return
     if heatmap is not None:
         _check_heatmap(heatmap, len(found))
     backend = open_scorer(scorer)
@@ -78,7 +73,28 @@ def score(
     finally:
         backend.close()
     _show(backend, rows, as_json)
-    _complain(problems)
+    _report(problems)
+
+
+@app.command()
+def reference(
+    of: Annotated[str, typer.Argument(help="Members, as local:ensemble?of=... takes them: NAME,NAME.")],
+    images: _Images,
+    output: Annotated[Path, typer.Option(help="Where the reference goes.")] = Path("reference.json"),
+    rainy: _Rainy = None,
+) -> None:
+    """Write the reference of an ensemble: how its members score some images."""
+    from iqa_service.scorers.ensemble import write_reference
+
+    problems: list[str] = []
+    candidates = [candidate for _, candidate in _load(_find(images, problems), rainy, problems)]
+    written = write_reference(of, candidates, output)
+    console.print(
+        f"The reference of {written.images} images. Use it with local:ensemble?of={of}&reference={output}",
+        soft_wrap=True,
+        markup=False,
+    )
+    _report(problems)
 
 
 def _score_all(
@@ -107,9 +123,9 @@ def _score_all(
 
 
 def _scored(backend: ScoreBackend, held: list[_Named], problems: list[str]) -> list[tuple[_Named, float]]:
-    """Each candidate with its log-odds; one that fails is named among the problems and costs no other."""
+    """Each candidate with its log-odds; one that fails joins the problems, and the others are scored."""
     try:
-        odds = _patiently(backend, [candidate for _, candidate in held])
+        odds = _score_patiently(backend, [candidate for _, candidate in held])
         return list(zip(held, map(float, odds), strict=True))
     except ScorerError as error:
         if len(held) == 1:
@@ -118,7 +134,7 @@ def _scored(backend: ScoreBackend, held: list[_Named], problems: list[str]) -> l
     return [one for named in held for one in _scored(backend, [named], problems)]
 
 
-def _patiently(backend: ScoreBackend, candidates: list[Candidate]) -> NDArray[np.float32]:
+def _score_patiently(backend: ScoreBackend, candidates: list[Candidate]) -> NDArray[np.float32]:
     for _ in range(_TRIES):
         try:
             return backend.score(candidates)
@@ -128,7 +144,6 @@ def _patiently(backend: ScoreBackend, candidates: list[Candidate]) -> NDArray[np
 
 
 def _check_heatmap(target: Path, images: int) -> None:
-    """Before anything is scored."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     if images > 1 and target.suffix:
@@ -191,39 +206,25 @@ def _load(found: dict[str, _Found], rainy: Path | None, problems: list[str]) -> 
             problems.append(str(error))
 
 
-def _reference(scorer: str, candidates: list[Candidate], path: Path, problems: list[str]) -> None:
-    from iqa_service.registry import parse_spec
-    from iqa_service.scorers.ensemble import write_reference
-
-    name, options = parse_spec(scorer)
-    if name != "local:ensemble" or "of" not in options:
-        raise ScorerError(
-            "--reference-out needs --scorer 'local:ensemble?of=NAME,NAME': only it ranks by one"
-        )
-    written = write_reference(options["of"], candidates, path)
-    typer.echo(f"The reference of {written.images} images: {path}", err=True)
-    _complain(problems)
-
-
 def _show(backend: ScoreBackend, rows: list[tuple[str, float]], as_json: bool) -> None:
     if as_json:
         scores = [
             {"image": id, "log_odds": odds, "reward": _reward(odds), "report": _reward(-odds)}
             for id, odds in rows
         ]
-        said = {"scorer": backend.name, "fingerprint": backend.fingerprint, "scores": scores}
-        typer.echo(json.dumps(said, indent=2))
+        table = {"scorer": backend.name, "fingerprint": backend.fingerprint, "scores": scores}
+        typer.echo(json.dumps(table, indent=2))
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"Scores by {backend.name}")
-    table.add_column("image", overflow="fold")
+    shown = Table(title=f"Scores by {backend.name}")
+    shown.add_column("image", overflow="fold")
     for heading in ("log-odds", "reward", "report"):
-        table.add_column(heading, justify="right")
+        shown.add_column(heading, justify="right")
     for id, odds in rows:
-        table.add_row(id, f"{odds:+.3f}", f"{_reward(odds):.4f}", f"{_reward(-odds):.4f}")
-    Console().print(table)
+        shown.add_row(id, f"{odds:+.3f}", f"{_reward(odds):.4f}", f"{_reward(-odds):.4f}")
+    Console().print(shown)
     typer.echo("Higher log-odds and reward are better, and a lower report.", err=True)
 
 
@@ -231,7 +232,7 @@ def _reward(log_odds: float) -> float:
     return 1 / (1 + math.exp(-log_odds)) if log_odds > -700 else 0.0
 
 
-def _complain(problems: list[str]) -> None:
+def _report(problems: list[str]) -> None:
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise ScorerError(f"not everything was scored: {problems[0]}{more}")

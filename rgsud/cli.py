@@ -8,8 +8,8 @@ import sys
 import typer
 from rich.console import Console
 
+from iqa_service.cli import app as scorer_commands
 from iqa_service.cli import score
-from iqa_service.serving.cli import app as scorer_commands
 from rgsud.commands import images, training
 from rgsud.commands.pool import app as pool_commands
 from rgsud_core.errors import RgsudError
@@ -24,9 +24,10 @@ app = typer.Typer(
 )
 for verb in (
     *(training.train, training.demo, training.recipes, training.settings),
-    *(images.derain, images.evaluate, score, images.pretrain_scorer, submit, status),
+    *(images.derain, images.evaluate, score, submit, status),
 ):
     app.command()(verb)
+scorer_commands.command("pretrain")(images.pretrain_scorer)
 app.add_typer(pool_commands, name="pool")
 app.add_typer(scorer_commands, name="scorer")
 console = Console(stderr=True)

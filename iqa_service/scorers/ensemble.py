@@ -1,8 +1,8 @@
-"""An ensemble: several scorers, each heard by the rank that it gives an image among reference images.
+"""An ensemble: several scorers combined by the rank that each assigns to an image within a reference set.
 
-Ranks among the candidates at hand would compare nothing over time, so each member's score is looked up in a
-fixed distribution: the quantiles of its scores on reference images, kept in a file. The ensemble's score is
-the log-odds of the mean rank.
+Ranks among the candidates of a batch would not be comparable over time, so each member's score is looked up
+in a fixed distribution: the quantiles of its scores on reference images, kept in a file. The ensemble's score
+is the log-odds of the mean rank.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _VERSION = 1
 """Raise when the same members and reference come to score differently."""
 _QUANTILES = 64
 _FEWEST = 8
-"""Reference images; the fewer there are, the coarser the ranks."""
+"""Smallest number of reference images; the fewer there are, the coarser the ranks."""
 Floats = NDArray[np.float64]
 
 
 class MemberReference(BaseModel):
-    """How one member scores the reference images."""
+    """Distribution of one member's scores over the reference images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -39,11 +39,11 @@ class MemberReference(BaseModel):
     scores: tuple[float, ...]
     """Log-odds at ``ranks``, strictly rising."""
     ranks: tuple[float, ...]
-    """Shares of the reference images below, in (0, 1), strictly rising."""
+    """Fraction of the reference images below each score, in (0, 1), strictly rising."""
 
 
 class Reference(BaseModel):
-    """The file that ``rgsud score IMAGE... --scorer local:ensemble?of=... --reference-out FILE`` writes."""
+    """The file that ``rgsud scorer reference`` writes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,8 +76,8 @@ class EnsembleBackend(ScoreBackend):
             parsed = Reference.model_validate_json(content)
         except OSError as error:
             raise ScorerError(
-                f"no reference '{reference}' ({error.strerror}): write one with rgsud score IMAGE... "
-                f"--scorer 'local:ensemble?of={of}' --reference-out FILE"
+                f"no reference '{reference}' ({error.strerror}): write one with "
+                f"rgsud scorer reference '{of}' IMAGE... --output FILE"
             ) from error
         except ValidationError as error:
             raise ScorerError(
@@ -89,10 +89,10 @@ class EnsembleBackend(ScoreBackend):
         if made_for != [member.fingerprint for member in self._members]:
             raise ScorerError(
                 f"'{reference}' was made for {', '.join(member.spec for member in parsed.members)}, which "
-                f"do not score as {', '.join(specs)} do: write it anew with --reference-out"
+                f"do not score as {', '.join(specs)} do: write it anew with rgsud scorer reference"
             )
-        said = json.dumps([_VERSION, made_for]).encode()
-        self.fingerprint = "ensemble-" + hashlib.sha256(said + content).hexdigest()[:23]
+        version = json.dumps([_VERSION, made_for]).encode()
+        self.fingerprint = "ensemble-" + hashlib.sha256(version + content).hexdigest()[:23]
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """See :meth:`ScoreBackend.score`."""
@@ -131,12 +131,12 @@ def write_reference(of: str, candidates: Sequence[Candidate], path: Path) -> Ref
     """Score reference images with each member and keep the quantiles.
 
     Args:
-        of: the members, see :class:`EnsembleBackend`.
+        of: members, see :class:`EnsembleBackend`.
         candidates: at least 8 images like those to be ranked: derained ones, good and bad.
-        path: of the file.
+        path: path of the file.
 
     Raises:
-        ScorerError: too few images, or a member gives them all one score.
+        ScorerError: too few images, or a member gives all of them the same score.
     """
     if len(candidates) < _FEWEST:
         raise ScorerError(f"a reference of {len(candidates)} images ranks nothing: give at least {_FEWEST}")
@@ -155,7 +155,7 @@ def _reference(spec: str, backend: ScoreBackend, candidates: Sequence[Candidate]
     scores = backend.score(candidates).astype(np.float64)
     ranks = (np.arange(1, min(_QUANTILES, len(scores)) + 1) - 0.5) / min(_QUANTILES, len(scores))
     values = np.quantile(scores, ranks)
-    # Scores that many reference images share get the middle one of their ranks.
+    # Scores that several reference images share get the mean of their ranks.
     unique, place = np.unique(values, return_inverse=True)
     if len(unique) < 2:
         raise ScorerError(f"'{spec}' gives all {len(scores)} reference images one score: leave it out")

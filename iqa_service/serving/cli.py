@@ -1,4 +1,4 @@
-"""The commands `rgsud scorer ...`."""
+"""The command `rgsud scorer serve`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ from iqa_service.serving.settings import SCORER, TOKEN_VARIABLE, ServiceSettings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-app = typer.Typer(no_args_is_help=True, help="Run a scorer as a service.")
 console = Console(stderr=True)
 
 
-@app.command()
 def serve(
     scorer: Annotated[str, typer.Option(help="local:daclip-lite, or local:NAME?OPTION=VALUE.")] = (
         "local:daclip-lite"

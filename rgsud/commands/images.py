@@ -1,4 +1,4 @@
-"""`rgsud derain`, `evaluate` and `pretrain-scorer`."""
+"""`rgsud derain`, `evaluate` and `scorer pretrain`."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ def folder(tmp_path: Path, china: Image, flower: Image) -> Path:
     return tmp_path / "images"
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr("sys.argv", ["rgsud", "score", *map(str, arguments)])
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object, command: tuple[str, ...] = ("score",)) -> int:
+    monkeypatch.setattr("sys.argv", ["rgsud", *command, *map(str, arguments)])
     try:
         main()
     except SystemExit as end:
@@ -116,14 +116,15 @@ def test_the_rainy_image_is_found_by_name(monkeypatch, capsys, folder: Path, tmp
 def test_the_reference_of_an_ensemble(monkeypatch, capsys, folder: Path, tmp_path: Path, china) -> None:
     for number in range(8):
         PIL.Image.fromarray(china[number:]).save(folder / f"{number}.png")
-    of = "local:ensemble?of=random(seed=1),random(seed=2)"
+    of = "random(seed=1),random(seed=2)"
     made = tmp_path / "reference.json"
-    assert run(monkeypatch, folder, "--scorer", of, "--reference-out", made) == 0
-    assert "10 images" in capsys.readouterr().err
-    assert run(monkeypatch, folder, "--scorer", f"{of}&reference={made}", "--json") == 0
+    assert run(monkeypatch, of, folder, "--output", made, command=("scorer", "reference")) == 0
+    address = f"local:ensemble?of={of}&reference={made}"
+    assert f"10 images. Use it with {address}" in capsys.readouterr().err
+    assert run(monkeypatch, folder, "--scorer", address, "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["scores"]) == 10
-    assert run(monkeypatch, folder, "--scorer", "local:random", "--reference-out", made) == 2
-    assert "--reference-out needs --scorer" in capsys.readouterr().err
+    assert run(monkeypatch, "random", folder, command=("scorer", "reference")) == 2
+    assert "has one member" in capsys.readouterr().err
 
 
 def test_the_heatmap_is_worst_where_it_rains(monkeypatch, capsys, folder: Path, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_fingerprint_is_of_members_and_reference(reference: Path, tmp_path: 
 
 def test_bad_input_is_named(reference: Path, tmp_path: Path) -> None:
     for of, path, message in (
-        (OF, tmp_path / "absent.json", "no reference '.*absent.json'.*--reference-out"),
+        (OF, tmp_path / "absent.json", "no reference '.*absent.json'.*rgsud scorer reference"),
         ("random", reference, "has one member"),
         ("random(seed=1,random", reference, "no counterpart"),
         ("random,radnom", reference, "did you mean 'local:random'"),

@@ -10,7 +10,7 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary 
 from ray.serve.schema import ServeDeploySchema
 from typer.testing import CliRunner
 
-from iqa_service.serving.cli import app as commands
+from iqa_service.cli import app as commands
 from iqa_service.serving.ray_app import build_app
 from iqa_service.serving.settings import TOKEN_VARIABLE, ServiceSettings
 from rgsud_core.errors import ServiceError
@@ -77,7 +77,7 @@ def test_the_token_of_the_environment_holds_unless_another_is_given(monkeypatch)
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "scorer.example"])
 def test_the_command_does_not_open_to_the_world_without_a_token(host):
-    result = CliRunner().invoke(commands, ["--host", host])
+    result = CliRunner().invoke(commands, ["serve", "--host", host])
     assert isinstance(result.exception, ServiceError)
     assert f"set {TOKEN_VARIABLE}" in str(result.exception)
 
@@ -87,7 +87,7 @@ def test_the_command_names_a_port_that_is_taken():
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = CliRunner().invoke(commands, ["--port", str(port)])
+        result = CliRunner().invoke(commands, ["serve", "--port", str(port)])
     assert isinstance(result.exception, ServiceError)
     assert f"cannot listen on 127.0.0.1:{port}" in str(result.exception)
 
