@@ -64,7 +64,7 @@ class Lineage(Settings):
     time: Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Candidate(Settings):
+class Kept(Settings):
     """One derained image of a rainy image: its blob, its score (log-odds, higher is better), its lineage."""
 
     digest: Digest
@@ -110,11 +110,11 @@ class Entry(Settings):
     """What is kept for one rainy image: 1 to `keep` candidates, best first, and how many have entered."""
 
     id: str
-    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1)]
+    candidates: Annotated[tuple[Kept, ...], Field(min_length=1)]
     replacements: int
 
     @property
-    def best(self) -> Candidate:
+    def best(self) -> Kept:
         return self.candidates[0]
 
 

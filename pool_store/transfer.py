@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -21,10 +22,9 @@ from PIL import UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pool_store.client import Pool, offer_images
-from pool_store.engine.batches import batched
 from pool_store.engine.images import digest_of
 from pool_store.errors import PoolConflict, PoolError
-from pool_store.schemas import Candidate, Digest, Entry, ImageId, Lineage, Offer, PoolSettings
+from pool_store.schemas import Digest, Entry, ImageId, Kept, Lineage, Offer, PoolSettings
 from rgsud_core.images import Image
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class Moved(BaseModel):
     """Candidates that entered the pool they were moved to."""
 
 
-class Held(NamedTuple):
+class Unscored(NamedTuple):
     """A candidate to be scored: its image, and the rainy one it was made from, where that was put."""
 
     id: str
@@ -115,7 +115,8 @@ def import_pool(pool: Pool, source: Path) -> Moved:
                 f"{source} holds scores of scorer '{settings.fingerprint}', the pool those of "
                 f"'{pool.fingerprint}': import it into a pool of its own, then rescore"
             )
-        for rows in batched(_rows(read(TABLE), source), BATCH):
+        table = _rows(read(TABLE), source)
+        while rows := list(itertools.islice(table, BATCH)):
             by_digest = {row.digest: row for row in rows}
 
             def image_of(digest: str, rows: Mapping[str, Row] = by_digest) -> Image:
@@ -132,7 +133,7 @@ def import_pool(pool: Pool, source: Path) -> Moved:
 def rescore_pool(
     source: Pool,
     target: Pool,
-    score: Callable[[list[Held]], Sequence[float]],
+    score: Callable[[list[Unscored]], Sequence[float]],
     *,
     batch: int = 16,
     on_progress: Callable[[int], object] = lambda _: None,
@@ -146,7 +147,8 @@ def rescore_pool(
     """
     ids: set[str] = set()
     candidates = replaced = 0
-    for some in batched(_held(source), batch):
+    unscored = _unscored(source)
+    while some := list(itertools.islice(unscored, batch)):
         scores = [float(log_odds) for log_odds in score([held for held, _ in some])]
         offers = [
             Offer(
@@ -183,16 +185,16 @@ def _settings(data: bytes, source: Path) -> PoolSettings:
         raise PoolError(f"{source}/{SETTINGS} is not of an export: {error.errors()[0]['msg']}") from None
 
 
-def _held(pool: Pool) -> Iterator[tuple[Held, Candidate]]:
+def _unscored(pool: Pool) -> Iterator[tuple[Unscored, Kept]]:
     for entry in pool.scan():
         rainy = pool.source(entry.id)
         for candidate in entry.candidates:
             image = _image(pool, entry, candidate)
             if image is not None:
-                yield Held(entry.id, image, rainy), candidate
+                yield Unscored(entry.id, image, rainy), candidate
 
 
-def _image(pool: Pool, entry: Entry, candidate: Candidate) -> Image | None:
+def _image(pool: Pool, entry: Entry, candidate: Kept) -> Image | None:
     """None where the candidate has been replaced since the entry was read, and its image swept."""
     try:
         return pool.image(candidate.digest)
@@ -203,7 +205,7 @@ def _image(pool: Pool, entry: Entry, candidate: Candidate) -> Image | None:
         raise
 
 
-def _row(entry: Entry, rank: int, candidate: Candidate, format: Format) -> Row:
+def _row(entry: Entry, rank: int, candidate: Kept, format: Format) -> Row:
     return Row(
         id=entry.id,
         rank=rank,
@@ -215,7 +217,7 @@ def _row(entry: Entry, rank: int, candidate: Candidate, format: Format) -> Row:
     )
 
 
-def _encoded(pool: Pool, candidate: Candidate, image: Image, format: Format) -> bytes:
+def _encoded(pool: Pool, candidate: Kept, image: Image, format: Format) -> bytes:
     if format == "webp":
         return pool.encoded(candidate.digest)
     file = io.BytesIO()

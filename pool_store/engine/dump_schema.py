@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pool_store.errors import PoolError
-from pool_store.schemas import LARGEST, Candidate, Digest, ImageId
+from pool_store.schemas import LARGEST, Digest, ImageId, Kept
 
 _COUNTER = re.compile(r"offers|replacements|stale|stage:\d{1,3}:(offers|replacements)")
 _Count = Annotated[str, Field(pattern=r"^\d{1,15}$")]
@@ -31,7 +31,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _Scored(Candidate):
+class _Scored(Kept):
     log_odds: _Score
 
 

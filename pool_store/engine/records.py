@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 from pool_store.errors import PoolError
-from pool_store.schemas import LARGEST, Candidate, Entry, HistoryItem, Lineage, Offer
+from pool_store.schemas import LARGEST, Entry, HistoryItem, Kept, Lineage, Offer
 
 HEAD, BODY, MORE = 3, 47, 55
 """Bytes of a record's head, of a candidate's body, and of a further candidate with its score."""
@@ -93,7 +93,7 @@ def unpack_entry(id: str, score: float, record: bytes, source_of: Callable[[int]
         run = packed[_SOURCE.size :].decode()
         # Not validated anew, which would cost as much as all the rest: it was when it was offered.
         lineage = Lineage.model_construct(run=run, step=step, stage=stage, worker=worker, time=time)
-        candidates.append(Candidate.model_construct(digest=digest.hex(), log_odds=log_odds, lineage=lineage))
+        candidates.append(Kept.model_construct(digest=digest.hex(), log_odds=log_odds, lineage=lineage))
     return Entry.model_construct(
         id=id,
         candidates=tuple(candidates),

@@ -17,7 +17,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -47,7 +47,7 @@ Queue: TypeAlias = Callable[[Any, Key], object]
 """Queues commands on a transaction."""
 
 
-def sliced(items: Sequence[T], size: int = PAGE) -> Iterator[Sequence[T]]:
+def sliced(items: list[T], size: int = PAGE) -> Iterator[list[T]]:
     """The items in parts of `size` and a rest."""
     return (items[start : start + size] for start in range(0, len(items), size))
 

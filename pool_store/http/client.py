@@ -12,11 +12,11 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from pool_store.engine.batches import batched
 from pool_store.engine.images import decode, digest_of, encode, several
 from pool_store.engine.pages import Sort
 from pool_store.engine.pool import Kind
 from pool_store.engine.pools import DEFAULT
+from pool_store.engine.shards import sliced
 from pool_store.errors import PoolConflict, PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.http.archive import pack
 from pool_store.http.limits import ENTRIES_A_PAGE, IDS_A_REQUEST, IMAGES_A_REQUEST, OFFERS_A_REQUEST
@@ -106,13 +106,13 @@ class HttpPool:
 
     def offer_many(self, offers: Sequence[Offer]) -> list[Decision]:
         decisions: list[Decision] = []
-        for page in batched(offers, OFFERS_A_REQUEST):
+        for page in sliced(list(offers), OFFERS_A_REQUEST):
             decisions += self._ask(Decisions, "POST", "/offers", body=Offers(offers=page)).decisions
         return decisions
 
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
         found: dict[str, Entry] = {}
-        for page in batched(ids, IDS_A_REQUEST):
+        for page in sliced(list(ids), IDS_A_REQUEST):
             answer = self._ask(Entries, "POST", "/entries", body=Ids(ids=page))
             found.update((entry.id, entry) for entry in answer.entries)
         return found

@@ -15,7 +15,7 @@ import pytest
 from pool_store.client import Pool, offer_images
 from pool_store.engine.images import digest_of
 from pool_store.errors import PoolError
-from pool_store.schemas import Candidate, Decision, Entry, Offer
+from pool_store.schemas import Decision, Entry, Kept, Offer
 from rgsud_core.images import Image
 from tests.pool_store.answers import best
 
@@ -33,7 +33,7 @@ def test_first_offer_enters(backend: Any, make_offer: MakeOffer) -> None:
     assert pool.entries(["a", "b"]) == {}
     offer = make_offer(pool, "a", -0.25, 1)
     assert pool.offer(offer) == Decision(status="replaced", log_odds=-0.25)
-    candidate = Candidate(digest=offer.digest, log_odds=-0.25, lineage=offer.lineage)
+    candidate = Kept(digest=offer.digest, log_odds=-0.25, lineage=offer.lineage)
     assert pool.entries(["a", "b"]) == {"a": Entry(id="a", candidates=(candidate,), replacements=1)}
 
 

@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 from pool_store.client import Pool
 from pool_store.errors import PoolConflict, PoolError
 from pool_store.schemas import Offer
-from pool_store.transfer import Held, Moved, export_pool, import_pool, rescore_pool
+from pool_store.transfer import Moved, Unscored, export_pool, import_pool, rescore_pool
 from rgsud_core.images import Image
 
 MakeOffer = Callable[..., Offer]
@@ -151,7 +151,7 @@ def test_rescores_into_another_pool(tcp: Any, pool: Pool, picture: Picture) -> N
     target = empty(tcp, pool, "scorer-b")
     batches = []
 
-    def darkness(held: list[Held]) -> list[float]:
+    def darkness(held: list[Unscored]) -> list[float]:
         batches.append([candidate.id for candidate in held])
         for candidate in held:
             assert (candidate.rainy is not None) == (candidate.id == "b")
