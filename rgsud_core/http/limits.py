@@ -42,6 +42,10 @@ class Limits(Settings):
         """Largest body of a request to `path`."""
         return self.body
 
+    def values(self, path: str) -> int:
+        """Most values and containers in a JSON body of a request to `path`: twice those of 1,024 offers."""
+        return 1 << 15
+
 
 class TokenBucket:
     """`rate` requests a second for each client address, twice as many at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal
@@ -30,6 +31,7 @@ _GONE = 499
 """The status counted where the client went before it was answered."""
 _PARSERS = 2
 """JSON bodies parsed at a time, each in some ten times its size of memory."""
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("rgsud.access")
 """A line of JSON for every request of a service that was asked for it."""
@@ -42,7 +44,11 @@ class Health(BaseModel):
 
 
 class JsonRoute(APIRoute):
-    """A route whose JSON bodies are parsed in a thread, so that other requests are answered meanwhile."""
+    """A route whose JSON bodies are parsed in a thread, so that other requests are answered meanwhile.
+
+    Problem 413 before anything is parsed where a body holds more values than the limits allow, since values
+    take many times the memory of their text, and no other thread runs while they are made.
+    """
 
     _parsers = anyio.CapacityLimiter(_PARSERS)
 
@@ -52,14 +58,20 @@ class JsonRoute(APIRoute):
 
         class Parsed(Request):
             async def json(self) -> Any:
-                return await anyio.to_thread.run_sync(
-                    json.loads, await self.body(), limiter=JsonRoute._parsers
-                )
+                body, most = await self.body(), self.app.state.limits.values(self.url.path)
+                return await anyio.to_thread.run_sync(_parse, body, most, limiter=JsonRoute._parsers)
 
         async def handle_parsed(request: Request) -> Response:
             return await handle(Parsed(request.scope, request.receive))
 
         return handle_parsed
+
+
+def _parse(body: bytes, most: int) -> Any:
+    signs = (b",", b"[", b"{")
+    if sum(map(body.count, signs)) > most and sum(map(_STRING.sub(b"", body).count, signs)) > most:
+        raise Problem(413, f"the body holds more than {most} values: send fewer at a time")
+    return json.loads(body)
 
 
 def guarded(
@@ -92,6 +104,7 @@ def guarded(
     Returns:
         The same application.
     """
+    app.state.limits = limits
     answer_with_problems(app, errors)
     seconds = Histogram(
         f"rgsud_{service}_http_request_seconds",
