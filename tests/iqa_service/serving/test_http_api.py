@@ -257,3 +257,31 @@ def test_problems_of_the_framework_have_the_same_form(ask):
     problem(ask.get("/what/ever"), 404, "nothing at /what/ever")
     problem(ask.get("/v1/score"), 405, "does not take GET")
     problem(ask.post("/v1/views", params={"fingerprint": "x" * 200}), 422, "query.fingerprint")
+
+
+def test_other_names_and_other_sites_are_refused(ask, backend, china):
+    body = in_json(file_of(china[:40, :40].copy()))
+    for path, send in (("/v1/score", ask.post), ("/v1/views", ask.post), ("/v1/scorer", ask.get)):
+        problem(send(path, headers={"host": "evil.example"}), 421, "localhost only")
+        for headers in ({"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}):
+            problem(send(path, headers=headers), 403, "another site")
+    assert ask.post("/v1/score", json=body, headers={"origin": "http://localhost"}).status_code == 200
+    with_token = client_of(backend, token="sesame-open-open")
+    headers = {"host": "scorer.example", "authorization": "Bearer sesame-open-open"}
+    assert with_token.post("/v1/score", json=body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("value", [b"0", b"[]", b"{}", b'{"image": ""}', b'",,,,"', b'"a"'])
+def test_json_of_many_values_is_refused_by_their_number(ask, monkeypatch, value):
+    def parse(*_, **__):
+        raise AssertionError("the body was parsed")
+
+    monkeypatch.setattr("iqa_service.serving.schemas.ImagesIn.model_validate_json", parse)
+    body = b'{"images": [' + b",".join([value] * 1_000_000) + b"]}"
+    headers = {"content-type": "application/json"}
+    problem(ask.post("/v1/score", content=body, headers=headers), 413, "more than the 64 images")
+
+
+def test_only_the_first_of_many_faults_is_looked_for(ask):
+    body = {"images": [{"image": 0, "x": 0}] * 10}
+    problem(ask.post("/v1/score", json=body), 422, "images.0")
