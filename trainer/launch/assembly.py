@@ -1,4 +1,4 @@
-"""Puts a run together: services, data, method, and what is written down."""
+"""Assembles a run: data, method, services, reports."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def assemble(
 
 
 def _told(config: Config, rainy: ImageFolder) -> AnyMethodSettings:
-    """The method's settings, with what the photographs are asked for."""
+    """The method's settings with each `auto` estimated from the training images."""
     chosen = config.method
     if isinstance(chosen, FoundRainSettings) and chosen.radiance == "auto":
         radiance = find_radiance(rainy, config.data.rain_search, seed=config.seed)
@@ -190,6 +190,6 @@ def _environment() -> dict[str, str | int | None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file of the run's folder, whole or not at all."""
+    """Write a text file, whole or not at all."""
     with writing(path) as partial:
         partial.write_text(text + "\n")

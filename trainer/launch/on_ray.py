@@ -2,8 +2,8 @@
 
 The driver deploys the scorer on Ray Serve, holds an embedded pool, starts the workers, and shows what worker
 0 writes into ``metrics.jsonl``. Workers exchange gradients among themselves; their checkpoints, figures and
-the derainer go to the run's folder, which all machines must share. When a worker dies the group starts again
-from the newest checkpoint; when the driver dies, the same command with ``--resume`` goes on from it.
+the derainer go to the run's folder, which all machines must share. When a worker dies the group restarts
+from the newest checkpoint; when the driver dies, the same command with ``--resume`` continues from there.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from trainer.run import Callback
 from trainer.state.checkpoints import Checkpoints
 
 _STOP = ".stop"
-"""A file in the run's folder: asks the workers to save and end."""
+"""Name of a file in the run's folder that makes the workers save and end."""
 _REFUSAL = ".refusal"
-"""Another one: what is wrong with the run, so that starting the workers again would not help."""
+"""Name of a file that holds an error of the run itself, which restarted workers would meet again."""
 
 
 def run_on_ray(
@@ -53,7 +53,7 @@ def run_on_ray(
         TrainerError: the cluster cannot hold the workers, or they failed more often than allowed.
         KeyboardInterrupt: the user ended the run; it has been saved.
     """
-    config = _absolute(config)
+    config = absolute_paths(config)
     try:
         config.folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -62,7 +62,7 @@ def run_on_ray(
     stop.unlink(missing_ok=True)
     refusal.unlink(missing_ok=True)
     with ExitStack() as stack:
-        own = _connect(config, stack)
+        own = connect_ray(config, stack)
         _check_pool(config)
         served = None if has_place(config.recycling.scorer) else _scorer_service(config, own)
         scaling, cpus = _scaling(config, served.cpus * served.replicas if served else 0.0)
@@ -111,7 +111,7 @@ def run_on_ray(
 
 
 def _worker(payload: dict[str, Any]) -> None:
-    """One Ray Train worker; called again from the newest checkpoint when the group starts again."""
+    """Body of a Ray Train worker; a restarted one begins at the newest checkpoint."""
     torch.set_num_threads(payload["threads"])
     config = Config.model_validate(payload["config"])
     refusal = config.folder / _REFUSAL
@@ -128,8 +128,8 @@ def _worker(payload: dict[str, Any]) -> None:
         raise
 
 
-def _absolute(config: Config) -> Config:
-    """Workers have other working directories."""
+def absolute_paths(config: Config) -> Config:
+    """The same run with absolute paths, for workers that have other working directories."""
     data = config.data
     names = ("rainy", "clean", "validation_rainy", "validation_clean")
     places = {name: place.resolve() for name in names if (place := getattr(data, name)) is not None}
@@ -162,8 +162,15 @@ def _whole(spec: str) -> str:
     return "?".join((name, "&".join(parts))) if parts else name
 
 
-def _connect(config: Config, stack: ExitStack) -> bool:
-    """Join the cluster of the settings, of the environment or of this machine, or start one: then True."""
+def connect_ray(config: Config, stack: ExitStack) -> bool:
+    """Join the Ray cluster of the settings, the environment or this machine, or start one.
+
+    Returns:
+        Whether Ray was started for this run.
+
+    Raises:
+        TrainerError: no cluster is at the address of the settings or of the environment.
+    """
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -203,7 +210,7 @@ def _scorer_service(config: Config, own: bool) -> ServiceSettings:
 
 
 def _deploy(settings: ServiceSettings, name: str, own: bool, stack: ExitStack) -> str:
-    """The run's own scorer, on Ray Serve until the run ends."""
+    """Deploy the run's scorer on Ray Serve until the run ends; returns its address."""
     from ray import serve
 
     from iqa_service.serving.ray_app import deploy_scorer
@@ -225,7 +232,7 @@ def _check_pool(config: Config) -> None:
 
 
 def _embedded(config: Config, stack: ExitStack) -> str:
-    """The run's own pool, held by the driver; its address for the workers of this machine."""
+    """Open the run's pool in the driver; returns its address for the workers of this machine."""
     scorer = open_scorer(config.recycling.scorer)
     stack.callback(scorer.close)
     chosen = config.recycling
@@ -235,7 +242,7 @@ def _embedded(config: Config, stack: ExitStack) -> str:
 
 
 def _scaling(config: Config, reserved: float) -> tuple[ScalingConfig, int]:
-    """The workers, and the cores of each, of those that are not ``reserved``."""
+    """Ray Train's scaling, and the cores of each worker; ``reserved`` cores are left to the scorer."""
     settings = config.ray
     least = settings.workers if isinstance(settings.workers, int) else settings.workers[0]
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]

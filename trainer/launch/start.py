@@ -1,4 +1,4 @@
-"""Starts a run: checks that it may begin where it is told to, and decides where it trains."""
+"""Starts a run: checks its folder and checkpoint, and decides where it trains."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def run(
 
     Args:
         config: the run.
-        resume: go on from the run's newest checkpoint, or begin where there is none.
-        checkpoint: start from this one. Where it is the run's own, later ones are set aside.
+        resume: continue from the run's newest checkpoint, or begin if there is none.
+        checkpoint: start from this one. If it belongs to the run, later ones are moved to `abandoned`.
         console: where progress is shown.
         callbacks: called by every worker while it trains; on Ray each worker has copies of them.
 
     Raises:
-        TrainerError: what is wrong with the data, the folder or the checkpoint.
+        TrainerError: the data, the folder or the checkpoint cannot be used.
         ScorerError, PoolError: a service cannot be opened.
         KeyboardInterrupt: the user ended the run; it has been saved.
     """

@@ -1,4 +1,4 @@
-"""One process that trains: from a checkpoint or from the beginning to the summary."""
+"""A process that trains, from the start of the run or a checkpoint to the summary."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from trainer.train import evaluate, save, train
 
 
 class Summary(BaseModel):
-    """A finished run in figures; the PSNR and SSIM are means over the validation pairs, protocol A. Those of
-    the pool are missing where it never answered."""
+    """Results of a finished run. PSNR and SSIM are means over the validation pairs, protocol A, None without
+    pairs; the figures of the pool are None if it never answered."""
 
     folder: Path
     input_psnr_y: float | None
@@ -38,7 +38,7 @@ class Summary(BaseModel):
 
 
 def view_of(config: Config, console: Console) -> View:
-    """Where a person, or what collects logs, sees the run."""
+    """View of the run for a person or for log collectors, by `report.log`."""
     return JsonView(console) if config.report.log == "json" else ConsoleView(console, config.schedule)
 
 
@@ -49,10 +49,10 @@ def work(
     stopping: Callable[[], bool],
     callbacks: Sequence[Callback] = (),
 ) -> tuple[Summary, bool]:
-    """What each worker of a run does, from a checkpoint or from the beginning; worker 0 shows it in views.
+    """Train as one worker of a run, from a checkpoint or from the beginning; worker 0 shows it in views.
 
     Returns:
-        The figures, and whether the schedule is over; worker 0 has written them into ``summary.json``.
+        The summary, which worker 0 has also written into ``summary.json``, and whether the schedule is over.
     """
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     with ExitStack() as stack:

@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,30 @@ from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.launch import on_ray as launch_ray
 from trainer.launch import start as launch
+from trainer.run import Callback, Run, Step
 from trainer.state.checkpoints import Checkpoints
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+def on_a_cluster(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.slow(pytest.mark.timeout(600)(pytest.mark.usefixtures("cluster")(test)))
+
+
+class Notes(Callback):
+    """Writes down the last step that it sees."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_step(self, run: Run, step: Step) -> None:
+        self._path.write_text(str(run.progress.steps))
 
 
 def _with(config: Config, **changes: Any) -> Config:
@@ -55,6 +68,7 @@ def _weights(config: Config) -> dict[str, torch.Tensor]:
     }
 
 
+@on_a_cluster
 def test_one_worker_gives_the_weights_of_an_inline_run(config: Config) -> None:
     config = _with(config, recycling={"scorer": "daclip-lite"})
     inline, on_ray = _with(config, name="inline"), _with(config, name="ray", launch="ray", ray={"cpus": 1})
@@ -64,14 +78,17 @@ def test_one_worker_gives_the_weights_of_an_inline_run(config: Config) -> None:
         expected = _run(inline)
     finally:
         torch.set_num_threads(threads)
-    assert _run(on_ray).model_dump(exclude={"training_seconds"}) == expected.model_dump(
-        exclude={"training_seconds"}
-    )
+    seen = config.runs.parent / "seen"
+    found = _run(on_ray, callbacks=[Notes(seen)])
+    differs = {"training_seconds", "folder"}
+    assert found.model_dump(exclude=differs) == expected.model_dump(exclude=differs)
+    assert seen.read_text() == "12"
     ours = _weights(on_ray)
     for key, value in _weights(inline).items():
         assert torch.equal(ours[key], value), key
 
 
+@on_a_cluster
 def test_two_workers_share_the_images_and_survive_the_death_of_one(config: Config) -> None:
     config = _with(
         config,
@@ -108,6 +125,7 @@ def test_two_workers_share_the_images_and_survive_the_death_of_one(config: Confi
     assert summary.pool_entries == 4
 
 
+@on_a_cluster
 def test_workers_that_do_not_fit_are_told(config: Config) -> None:
     with pytest.raises(TrainerError, match=r"64 worker\(s\) need 64 CPU, the cluster has 2"):
         _run(_with(config, name="many", launch="ray", ray={"workers": 64, "cpus": 1}))
@@ -118,11 +136,12 @@ def test_paths_of_pool_and_scorer_are_those_of_the_caller(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recycling = {"pool": "redis://host/0?blobs=rewards&pool=a", "scorer": "daclip?weights=w.st&views=tiles"}
-    whole = launch_ray._absolute(_with(config, recycling=recycling)).recycling
+    whole = launch_ray.absolute_paths(_with(config, recycling=recycling)).recycling
     assert whole.pool == f"redis://host/0?blobs={tmp_path}/rewards&pool=a"
     assert whole.scorer == f"daclip?weights={tmp_path}/w.st&views=tiles"
     kept = {"pool": "redis://host/0?blobs=s3://bucket/a", "scorer": "daclip-lite"}
-    assert launch_ray._absolute(_with(config, recycling=kept)).recycling.model_dump().items() >= kept.items()
+    same = launch_ray.absolute_paths(_with(config, recycling=kept)).recycling
+    assert same.model_dump().items() >= kept.items()
 
 
 def test_a_cluster_of_this_machine_is_joined_and_one_of_its_own_started_where_there_is_none(
@@ -142,10 +161,10 @@ def test_a_cluster_of_this_machine_is_joined_and_one_of_its_own_started_where_th
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with ExitStack() as stack:
         running.add("auto")
-        assert not launch_ray._connect(config, stack)
+        assert not launch_ray.connect_ray(config, stack)
         running.clear()
         running.add("local")
-        assert launch_ray._connect(config, stack)
+        assert launch_ray.connect_ray(config, stack)
         assert asked == ["auto", "auto", "local"]
         with pytest.raises(TrainerError, match=re.escape("no Ray cluster at 192.0.2.1:1")):
-            launch_ray._connect(_with(config, ray={"address": "192.0.2.1:1"}), stack)
+            launch_ray.connect_ray(_with(config, ray={"address": "192.0.2.1:1"}), stack)
