@@ -28,11 +28,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
-from urllib.parse import quote, unquote
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from iqa_service.errors import ScorerError
+from rgsud_core.addresses import absolute_address, parse_address
 from rgsud_core.errors import PluginError, RgsudError, first_line, nearest
 from rgsud_core.plugins import load
 
@@ -66,7 +66,7 @@ def open_scorer(spec: str) -> ScoreBackend:
         ScorerError: the address names no scorer (the nearest known one is given), has an unknown, missing or
             malformed option, or the scorer cannot be opened.
     """
-    name, options = parse_spec(spec)
+    name, options = parse_address(spec, ScorerError)
     penalty = {key: options.pop(key) for key in ("consistency",) if key in options}
     opener = _find_opener(name)
     backend = _open(opener, name, _checked(opener, name, options, "consistency"))
@@ -75,46 +75,6 @@ def open_scorer(spec: str) -> ScoreBackend:
 
         backend = ConsistentBackend(backend, **_checked(_consistency, name, penalty))
     return backend
-
-
-def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """The name and the options, each as text, of NAME?OPTION=VALUE&OPTION=VALUE.
-
-    Brackets hold text together: an ``&`` within them separates nothing. %XX stands for any character, as in
-    URLs.
-
-    Raises:
-        ScorerError: an option is given twice or without a value, or a bracket has no counterpart.
-    """
-    name, _, query = spec.partition("?")
-    options: dict[str, str] = {}
-    for part in split_outside_brackets(query, "&") if query else []:
-        key, equals, value = part.partition("=")
-        if not equals or key in options:
-            problem = "is given twice" if equals else "has no value"
-            raise ScorerError(f"option '{key}' of '{name}' {problem}: write {name}?{key}=...")
-        options[key] = unquote(value)
-    return name, options
-
-
-def split_outside_brackets(text: str, separator: str) -> list[str]:
-    """The parts of a text between the separators that are not in round brackets.
-
-    Raises:
-        ScorerError: a bracket has no counterpart.
-    """
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        if depth < 0:
-            break
-        if character == separator and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    if depth != 0:
-        raise ScorerError(f"a bracket in '{text}' has no counterpart: add it, or write %28 or %29 in a path")
-    return parts
 
 
 def has_place(spec: str) -> bool:
@@ -138,15 +98,13 @@ def absolute(spec: str) -> str:
     Raises:
         ScorerError: the address names no scorer.
     """
-    name, _, query = spec.partition("?")
-    parts = []
-    for part in split_outside_brackets(query, "&") if query else []:
-        key, _, value = part.partition("=")
-        parameter = _parameters(_find_opener(name), name).get(key)
-        if parameter is not None and _mentions_path(parameter.annotation) and "://" not in value:
-            part = f"{key}={quote(str(Path(unquote(value)).expanduser().resolve()))}"
-        parts.append(part)
-    return "?".join((name, "&".join(parts))) if parts else name
+    name = spec.partition("?")[0]
+
+    def is_path(option: str) -> bool:
+        parameter = _parameters(_find_opener(name), name).get(option)
+        return parameter is not None and _mentions_path(parameter.annotation)
+
+    return absolute_address(spec, is_path)
 
 
 def known_scorers() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import quote, urlencode
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,6 +23,7 @@ from pool_store.schemas import (
     Swept,
     Verified,
 )
+from rgsud_core.addresses import parse_address
 from rgsud_core.images import Image
 
 
@@ -97,8 +98,7 @@ def open_pool(
         from pool_store.http.client import HttpPool
 
         return HttpPool(spec, settings=settings)
-    url, _, query = spec.partition("?")
-    options = dict(parse_qsl(query))
+    url, options = parse_address(spec, PoolError)
     name = options.pop("pool", DEFAULT)
     try:
         TypeAdapter(PoolName).validate_python(name)
@@ -106,7 +106,7 @@ def open_pool(
         raise PoolError(
             f"'{name}' cannot name a pool: use at most 63 small letters, digits and '-'"
         ) from None
-    host = open_host(f"{url}?{urlencode(options)}")
+    host = open_host(f"{url}?{urlencode(options, quote_via=quote)}")
     try:
         return host.open(name) if settings is None else host.create(name, settings)[0]
     except BaseException:

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.special import logsumexp
 
 from iqa_service.errors import ScorerError
-from iqa_service.registry import open_scorer, split_outside_brackets
+from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate, ScoreBackend
+from rgsud_core.addresses import split_outside_brackets
 
 _VERSION = 1
 """Raise when the same members and reference come to score differently."""
@@ -118,7 +119,7 @@ def member_specs(of: str) -> list[str]:
         ScorerError: a bracket has no counterpart, or there are fewer than two members.
     """
     specs = []
-    for part in split_outside_brackets(of, ","):
+    for part in split_outside_brackets(of, ",", ScorerError):
         name, bracket, options = part.strip().partition("(")
         full = name if ":" in name else f"local:{name}"
         specs.append(full + ("?" + options.removesuffix(")") if bracket else ""))

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from iqa_service.errors import ScorerError
-from iqa_service.registry import parse_spec
 from iqa_service.serving.settings import SCORER, TOKEN_VARIABLE, ServiceSettings, token_of_environment
+from rgsud_core.addresses import parse_address
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -47,7 +47,7 @@ def serve(
     from iqa_service.serving.http_api import limits_of, tokens_of
     from rgsud_core.http.runner import run
 
-    parse_spec(scorer)
+    parse_address(scorer)
     cores = os.cpu_count() or 1
     try:
         settings = ServiceSettings(

@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import redis
 from redis.cluster import RedisCluster
@@ -18,6 +18,7 @@ from pool_store.engine.pool import RewardPool
 from pool_store.engine.shards import REGISTRY
 from pool_store.errors import PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.schemas import PoolSettings
+from rgsud_core.addresses import parse_address
 from rgsud_core.objects import ErrorKinds, Storage, open_storage
 
 KNOWN = (
@@ -131,9 +132,8 @@ class PoolHost:
 
 def open_host(spec: str) -> PoolHost:
     """The server that a spec names, with all its pools: see `open_pool`, without `pool=NAME` and `http://`."""
-    url, _, query = spec.partition("?")
+    url, options = parse_address(spec, PoolError)
     scheme, _, rest = url.partition(":")
-    options = dict(parse_qsl(query))
     unknown = sorted(set(options) - {"fsync", *(("blobs", "subpools") if scheme in _REDIS else ())})
     if unknown:
         raise PoolError(

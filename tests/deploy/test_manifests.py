@@ -20,8 +20,8 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
-from iqa_service.registry import parse_spec
 from iqa_service.serving.settings import TOKEN_VARIABLE, ServiceSettings
+from rgsud_core.addresses import parse_address
 from trainer.config import Config, load_config
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -113,7 +113,7 @@ def test_serve_takes_its_configuration(number: int) -> None:
     ServeDeploySchema.model_validate(config)
     (application,) = config["applications"]
     settings = ServiceSettings.model_validate(application["args"])
-    parse_spec(settings.scorer)
+    parse_address(settings.scorer)
     assert application["import_path"] == "iqa_service.serving.ray_app:build_app"
 
 

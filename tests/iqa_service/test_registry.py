@@ -16,8 +16,6 @@ from iqa_service.registry import (
     by_import_path,
     has_place,
     open_scorer,
-    parse_spec,
-    split_outside_brackets,
 )
 from iqa_service.scorers.base import Candidate, ScoreBackend
 
@@ -58,17 +56,6 @@ def test_a_misspelt_scorer_is_put_right(spec: str, message: str) -> None:
     with pytest.raises(ScorerError) as error:
         open_scorer(spec)
     assert message in str(error.value)
-
-
-def test_options_are_text_until_brackets_close() -> None:
-    assert parse_spec("local:a") == ("local:a", {})
-    assert parse_spec("http://h:1/x?a=1&b=c(d=e&f=g(h=i&j=k)),l&m=%28%26+") == (
-        "http://h:1/x",
-        {"a": "1", "b": "c(d=e&f=g(h=i&j=k)),l", "m": "(&+"},
-    )
-    assert split_outside_brackets("a(b,c),d", ",") == ["a(b,c)", "d"]
-    with pytest.raises(ScorerError, match="no counterpart"):
-        split_outside_brackets("a)b(", ",")
 
 
 def test_a_scheme_is_given_what_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 import ray
 import ray.train
@@ -27,6 +26,7 @@ from rich.console import Console
 from iqa_service.registry import absolute, has_place, open_scorer
 from iqa_service.serving.settings import ServiceSettings
 from pool_store.client import open_pool
+from rgsud_core.addresses import absolute_address
 from rgsud_core.errors import FileError, last_line
 from rgsud_core.files import unwritable
 from rgsud_core.plugins import search_path
@@ -134,10 +134,11 @@ def absolute_paths(config: Config) -> Config:
     names = ("rainy", "clean", "validation_rainy", "validation_clean")
     places = {name: place.resolve() for name in names if (place := getattr(data, name)) is not None}
     record = config.recycling.record
+    pool = config.recycling.pool.replace("{run}", str(config.folder.resolve()))
     recycling = config.recycling.model_copy(
         update={
             "record": None if record is None else record.resolve(),
-            "pool": _whole(config.recycling.pool.replace("{run}", str(config.folder.resolve()))),
+            "pool": absolute_address(pool, lambda option: option == "blobs"),
             "scorer": absolute(config.recycling.scorer),
         }
     )
@@ -148,18 +149,6 @@ def absolute_paths(config: Config) -> Config:
             "recycling": recycling,
         }
     )
-
-
-def _whole(spec: str) -> str:
-    """The address of a pool with the path among its options made absolute."""
-    name, _, query = spec.partition("?")
-    parts = []
-    for part in query.split("&") if query else []:
-        key, _, value = part.partition("=")
-        if key == "blobs" and "://" not in value:
-            part = f"{key}={quote(str(Path(unquote(value)).expanduser().resolve()))}"
-        parts.append(part)
-    return "?".join((name, "&".join(parts))) if parts else name
 
 
 def connect_ray(config: Config, stack: ExitStack) -> bool:
