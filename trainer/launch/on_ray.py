@@ -187,15 +187,9 @@ def _recycling(config: Config, **changes: str) -> Config:
 
 def _scorer_service(config: Config, own: bool) -> ServiceSettings:
     chosen = config.ray.scorer
-    return ServiceSettings(
-        scorer=config.recycling.scorer,
-        replicas=chosen.replicas,
-        max_replicas=chosen.max_replicas,
-        cpus=(0.0 if own else 1.0) if chosen.cpus is None else chosen.cpus,
-        gpus=chosen.gpus,
-        precision=chosen.precision,
-        http=False,
-    )
+    cpus = (0.0 if own else 1.0) if chosen.cpus is None else chosen.cpus
+    tree = chosen.model_dump() | {"cpus": cpus}
+    return ServiceSettings(scorer=config.recycling.scorer, http=False, **tree)
 
 
 def _deploy(settings: ServiceSettings, name: str, own: bool, stack: ExitStack) -> str:

@@ -7,7 +7,7 @@ import re
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -160,6 +160,13 @@ def _run(folder: Path, config: Config | None, lines: list[Line], problem: str | 
     usual = config.report.log_every * step.step_ms / 1000 if step else 0.0
     fresh = silent < max(_QUIET_SECONDS, 10 * usual)
     notices = [line.text for line in lines if isinstance(line, NoticeLine)]
+    known: dict[str, Any] = {}
+    if step is not None:
+        known = step.model_dump(include={"images_per_second", "step_ms", "data_ms"})
+        known |= {"candidates_dropped": step.dropped, "candidates_lost": step.lost}
+        known["seconds_left"] = round(seconds_left(schedule, newest, step.images_per_second))
+    if measured is not None:
+        known |= {"psnr_y": measured.psnr_y, "gain_db": measured.gain_db, "evaluated_at": measured.samples}
     return RunStatus(
         name=config.name,
         folder=str(folder),
@@ -168,16 +175,8 @@ def _run(folder: Path, config: Config | None, lines: list[Line], problem: str | 
         stage=newest.stage,
         samples=newest.samples,
         samples_planned=schedule.samples,
-        images_per_second=step.images_per_second if step else None,
-        step_ms=step.step_ms if step else None,
-        data_ms=step.data_ms if step else None,
-        seconds_left=round(seconds_left(schedule, newest, step.images_per_second)) if step else None,
-        psnr_y=measured.psnr_y if measured else None,
-        gain_db=measured.gain_db if measured else None,
-        evaluated_at=measured.samples if measured else None,
-        candidates_dropped=step.dropped if step else None,
-        candidates_lost=step.lost if step else None,
         notices=tuple(notices[-_NOTICES:]),
+        **known,
     )
 
 

@@ -52,16 +52,17 @@ class Reporter(Callback):
             view.close()
 
     def on_begin(self, run: Run) -> None:
-        """See :class:`Callback`; what came before is no part of the rate."""
         self._restart()
 
     def on_step(self, run: Run, step: Step) -> None:
-        """See :class:`Callback`; lines and sheets as `report` has them."""
         self._waited += step.waited
         every = self._config.report.log_every
         if step.recycled is not None:
             elapsed, pool = time.perf_counter() - self._since, run.pool.stats()
-            figures = {f"loss/{name}": float(value) for name, value in step.losses.items()}
+            figures: dict[str, float | None] = {f"loss/{name}": float(x) for name, x in step.losses.items()}
+            if pool is not None:
+                figures["pool_entries"], figures["pool_acceptance"] = pool.entries, pool.acceptance
+                figures["pool_mean_log_odds"] = pool.mean_log_odds
             self._show(
                 StepLine,
                 run.progress,
@@ -69,9 +70,6 @@ class Reporter(Callback):
                 images_per_second=every * self._config.data.batch * workers() / elapsed,
                 step_ms=1000 * elapsed / every,
                 data_ms=1000 * self._waited / every,
-                pool_entries=None if pool is None else pool.entries,
-                pool_mean_log_odds=None if pool is None else pool.mean_log_odds,
-                pool_acceptance=None if pool is None else pool.acceptance,
                 scored=step.recycled.scored,
                 dropped=step.recycled.dropped,
                 lost=step.recycled.lost,
@@ -83,22 +81,18 @@ class Reporter(Callback):
             self._sheet(run)
 
     def on_stage(self, run: Run) -> None:
-        """See :class:`Callback`."""
         self.notice("Stage 2 begins: rewards stand in for the ground truth.", run.progress)
 
     def on_evaluate(self, run: Run) -> None:
-        """See :class:`Callback`."""
         if run.measured is not None:
             figures = run.measured.output.model_dump()
             self._show(EvaluationLine, run.progress, **figures, gain_db=run.measured.gain_db)
         self._restart()
 
     def on_end(self, run: Run) -> None:
-        """See :class:`Callback`."""
         self._sheet(run)
 
     def on_notice(self, run: Run, text: str) -> None:
-        """See :class:`Callback`."""
         self.notice(text, run.progress)
 
     def notice(self, text: str, progress: Progress) -> None:
@@ -142,7 +136,7 @@ class Reporter(Callback):
             view.show(line)
 
     def _restart(self) -> None:
-        """Evaluations and sheets are no part of the rate."""
+        """Exclude what was done since the last step from the rate."""
         self._since = time.perf_counter()
         self._waited = 0.0
 

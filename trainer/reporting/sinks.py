@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -24,19 +24,17 @@ _PLAIN_SECONDS = 10.0
 _FOLLOW_SECONDS = 0.2
 
 
-class View(Protocol):
+class View:
     """Shows or stores the lines of one run, in their order."""
 
     def show(self, line: Line) -> None:
         """Take one line."""
-        ...
 
     def close(self) -> None:
         """Release files and screens: no line follows."""
-        ...
 
 
-class MetricsFile:
+class MetricsFile(View):
     """Appends every line to a file, ``metrics.jsonl``.
 
     Raises:
@@ -52,7 +50,6 @@ class MetricsFile:
             raise unwritable(path, problem) from None
 
     def show(self, line: Line) -> None:
-        """See :class:`View`."""
         try:
             self._file.write(line.json_text() + "\n")
             self._file.flush()
@@ -60,27 +57,24 @@ class MetricsFile:
             raise unwritable(self._path, problem) from None
 
     def close(self) -> None:
-        """See :class:`View`."""
         self._file.close()
 
 
-class TensorBoardView:
+class TensorBoardView(View):
     """Figures over samples, in a folder that TensorBoard reads."""
 
     def __init__(self, folder: Path) -> None:
         self._board = SummaryWriter(str(folder))
 
     def show(self, line: Line) -> None:
-        """See :class:`View`."""
         for name, value in line.figures().items():
             self._board.add_scalar(name, value, line.samples)
 
     def close(self) -> None:
-        """See :class:`View`."""
         self._board.close()
 
 
-class ConsoleView:
+class ConsoleView(View):
     """A progress bar with notices above it; in a log, a line of progress every ten seconds."""
 
     def __init__(self, console: Console, schedule: ScheduleSettings) -> None:
@@ -100,7 +94,6 @@ class ConsoleView:
             self._bar.start()
 
     def show(self, line: Line) -> None:
-        """See :class:`View`."""
         if isinstance(line, NoticeLine):
             self._print(line.text, markup=False)
         elif isinstance(line, EvaluationLine):
@@ -124,7 +117,6 @@ class ConsoleView:
             )
 
     def close(self) -> None:
-        """See :class:`View`."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -135,28 +127,23 @@ class ConsoleView:
         return timedelta(seconds=round(seconds_left(self._schedule, line, line.images_per_second)))
 
 
-class JsonView:
+class JsonView(View):
     """Every line as JSON, for whatever collects the logs of many programs."""
 
     def __init__(self, console: Console) -> None:
         self._file = console.file
 
     def show(self, line: Line) -> None:
-        """See :class:`View`."""
         print(line.json_text(), file=self._file, flush=True)
 
-    def close(self) -> None:
-        """See :class:`View`."""
 
-
-class RayMetricsView:
+class RayMetricsView(View):
     """The figures as gauges of a Ray worker, which its cluster exports to Prometheus: `rgsud_train_...`."""
 
     def __init__(self) -> None:
         self._gauges: dict[str, Any] = {}
 
     def show(self, line: Line) -> None:
-        """See :class:`View`."""
         from ray.util.metrics import Gauge
 
         progress = {"samples": line.samples, "stage": line.stage, "step": line.step, "seconds": line.seconds}
@@ -166,9 +153,6 @@ class RayMetricsView:
                 title = "rgsud_train_" + name.replace("/", "_")
                 self._gauges[name] = Gauge(title, f"{name} of metrics.jsonl", tag_keys=("run",))
             self._gauges[name].set(float(value), tags={"run": line.run})
-
-    def close(self) -> None:
-        """See :class:`View`."""
 
 
 def glance(line: StepLine) -> str:

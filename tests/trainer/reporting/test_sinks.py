@@ -14,7 +14,7 @@ from rich.console import Console
 from rgsud_core.errors import FileError
 from trainer.config import ScheduleSettings
 from trainer.reporting.lines import Line, parse
-from trainer.reporting.sinks import ConsoleView, JsonView, MetricsFile, following
+from trainer.reporting.sinks import ConsoleView, JsonView, MetricsFile, View, following
 
 
 def _line(kind: str, **rest: Any) -> Line:
@@ -41,7 +41,7 @@ MEASURED = _line(
 )
 
 
-class Seen:
+class Seen(View):
     def __init__(self) -> None:
         self.lines: list[Line] = []
         self.closed = False
