@@ -1,4 +1,4 @@
-"""One pool behind one string, wherever it lives."""
+"""Opens a pool by its address, wherever it lives; uploads with offers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rgsud_core.images import Image
 
 
 class Pool(Protocol):
-    """The reward pool as trainers see it; `RewardPool` says what each method does and raises."""
+    """The reward pool as trainers see it; `RewardPool` documents each method and its errors."""
 
     fingerprint: str
     keep: int
@@ -68,7 +68,7 @@ class Pool(Protocol):
 def open_pool(
     spec: str, *, fingerprint: str | None = None, keep: int = 1, history: int | None = None
 ) -> Pool:
-    """Opens, or makes, the pool that `spec` names, for scorer `fingerprint` and `keep` candidates an image.
+    """Opens, or creates, the pool at `spec`, for scorer `fingerprint` and `keep` candidates per image.
 
     `embedded:FOLDER` starts a server of its own; other processes of the machine join by the pool's `address`.
     `redis://[USER:PASSWORD@]HOST:PORT/DB?blobs=PLACE` uses a running Redis or Valkey (`rediss://` over TLS),

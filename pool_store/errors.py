@@ -1,4 +1,4 @@
-"""What goes wrong with a pool, as sentences for a person; the class says what a service should answer."""
+"""Errors of the pool, as sentences for a person; a service maps the class to a status."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from rgsud_core.errors import RgsudError
 
 
 class PoolError(RgsudError):
-    """One sentence that names the thing and the remedy: as such for bad input, or of a kind below."""
+    """One sentence that names the thing and the remedy. The class itself is for bad input."""
 
 
 class PoolUnavailable(PoolError):
-    """The pool's server or its storage does not serve at the moment."""
+    """The pool's server or its storage is unavailable at the moment."""
 
 
 class PoolFull(PoolUnavailable):
-    """The disk or the server's memory is full: it serves again, nothing lost, when there is room."""
+    """The disk or the server's memory is full; nothing is lost, and it serves again when there is room."""
 
 
 class PoolMissing(PoolError):
@@ -22,8 +22,8 @@ class PoolMissing(PoolError):
 
 
 class PoolConflict(PoolError):
-    """The pool is another scorer's, or is kept in another way."""
+    """The pool belongs to another scorer, or keeps another number of candidates."""
 
 
 class PoolDamaged(PoolError):
-    """An image is not any more what was stored."""
+    """A stored image is damaged."""

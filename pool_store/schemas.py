@@ -1,4 +1,4 @@
-"""The vocabulary of the pool's clients and servers."""
+"""Data that the pool's clients and servers exchange."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rgsud_core.settings import Settings
 
 DIGEST_PATTERN = r"^[0-9a-f]{64}$"
 Digest = Annotated[str, Field(pattern=DIGEST_PATTERN)]
-"""SHA-256 of an image's shape and pixels, whatever it is encoded as."""
+"""SHA-256 of an image's shape and pixels, independent of its encoding."""
 
 PoolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-"""What tells several pools of one server apart."""
+"""Name of a pool, unique on its server."""
 
 ID_LENGTH = 256
 _SEGMENT = r"[\w@+,;=~#%&!$'()\[\]{}][\w.@+,;=~#%&!$'()\[\]{} \-]*"
@@ -24,7 +24,7 @@ ID_PATTERN = f"^{_SEGMENT}(/{_SEGMENT})*$"
 
 
 def image_id(id: str) -> str:
-    """The id itself; PoolError unless it is at most 256 characters and keeps to `ID_PATTERN`."""
+    """The id itself; PoolError unless it has at most 256 characters and matches `ID_PATTERN`."""
     if len(id) > ID_LENGTH or not re.fullmatch(ID_PATTERN[1:-1], id):
         raise PoolError(
             f"{id[:80]!r} cannot name an image in the pool: use at most {ID_LENGTH} letters, digits "
@@ -38,24 +38,25 @@ ImageId = Annotated[
     AfterValidator(image_id),
     Field(json_schema_extra={"pattern": ID_PATTERN, "minLength": 1, "maxLength": ID_LENGTH}),
 ]
-"""What names a rainy image, and what the pool keeps for it. PoolError where it is none: see `image_id`."""
+"""Id of a rainy image and of its entry, checked by `image_id`."""
 
 LARGEST = (2 - 2**-23) * 2.0**127
 """The largest float32."""
 
 
 class PoolSettings(Settings):
-    """What a pool is made with. `size` is the number of images of the data set, for the coverage."""
+    """Settings that a pool is created with."""
 
     fingerprint: Annotated[str, Field(min_length=1, max_length=256)]
     keep: Annotated[int, Field(ge=1, le=64)] = 1
     history: Annotated[int, Field(ge=0, le=64)] = 0
-    """How many replacements an entry remembers."""
+    """Number of replacements that an entry remembers."""
     size: Annotated[int, Field(ge=1)] | None = None
+    """Number of images in the data set, for the coverage."""
 
 
 class Lineage(Settings):
-    """Where a candidate comes from: run, training step and stage, worker, and time in seconds since 1970."""
+    """Origin of a candidate: run, training step and stage, worker, and time in seconds since 1970."""
 
     run: Annotated[str, Field(max_length=256)]
     step: Annotated[int, Field(ge=0, lt=2**32)]
@@ -65,7 +66,7 @@ class Lineage(Settings):
 
 
 class Kept(Settings):
-    """One derained image of a rainy image: its blob, its score (log-odds, higher is better), its lineage."""
+    """A candidate that is kept: digest of the derained image, score (log-odds, higher is better), origin."""
 
     digest: Digest
     log_odds: float
@@ -75,8 +76,8 @@ class Kept(Settings):
 class Offer(Settings):
     """A candidate offered for the rainy image `id`, scored by the scorer that `fingerprint` names.
 
-    PoolError where the id is none, or the score is no finite float32, which is what scorers give: so sums of
-    scores stay finite.
+    Raises PoolError if the id is invalid, or the score is not a finite float32 (as scorers give, and so that
+    sums of scores stay finite).
     """
 
     id: ImageId
@@ -94,12 +95,12 @@ class Offer(Settings):
 
 
 class Decision(Settings):
-    """What became of an offer.
+    """The decision on an offer.
 
-    `replaced`: it entered the pool; `kept`: what was there is at least as good; `stale`: it was scored by
-    another scorer than the pool's; `wanted`: nothing was decided or counted, since it would enter but its
-    image is not stored, or since it follows such an offer for the same id: put the image and offer again.
-    `log_odds` is the entry's best after the decision, None where it has none.
+    `replaced`: the candidate entered the pool; `kept`: the present one is at least as good; `stale`: the
+    score is of another scorer than the pool's; `wanted`: nothing was decided or counted, since the candidate
+    would enter but its image is not stored, or since it follows such an offer for the same id: put the image
+    and offer again. `log_odds` is the entry's best after the decision, None if it has none.
     """
 
     status: Literal["replaced", "kept", "stale", "wanted"]
@@ -107,7 +108,7 @@ class Decision(Settings):
 
 
 class Entry(Settings):
-    """What is kept for one rainy image: 1 to `keep` candidates, best first, and how many have entered."""
+    """Entry of one rainy image: 1 to `keep` candidates, best first, and the number of replacements."""
 
     id: str
     candidates: Annotated[tuple[Kept, ...], Field(min_length=1)]
@@ -119,7 +120,7 @@ class Entry(Settings):
 
 
 class HistoryItem(Settings):
-    """One replacement in an entry: the candidate that entered, whether or not it is still there."""
+    """One replacement in an entry: the candidate that entered, even if it has been replaced since."""
 
     time: float
     step: int
@@ -129,7 +130,7 @@ class HistoryItem(Settings):
 
 
 class Quantiles(Settings):
-    """Of the entries' best log-odds. Over several sub-pools, the weighted mean of theirs."""
+    """Quantiles of the entries' best log-odds; over several shards, the weighted mean of theirs."""
 
     p05: float
     p25: float
@@ -147,7 +148,7 @@ class Histogram(Settings):
 
 
 class Ages(Settings):
-    """Seconds since the best candidates were made, by their lineage, over a random sample of 256 entries."""
+    """Ages of the best candidates in seconds, by their lineage, over a random sample of 256 entries."""
 
     oldest: float
     median: float
@@ -155,14 +156,14 @@ class Ages(Settings):
 
 
 class StageStats(Settings):
-    """What the training stage's candidates came to."""
+    """Offers and replacements of one training stage."""
 
     offers: int
     replacements: int
 
 
 class Minute(Settings):
-    """The decisions of one minute that begins at `time`, seconds since 1970, by the server's clock."""
+    """Decisions in the minute that begins at `time`, seconds since 1970, by the server's clock."""
 
     time: int
     offers: int
@@ -170,7 +171,7 @@ class Minute(Settings):
 
 
 class Stats(Settings):
-    """The pool in figures, at a cost that does not depend on its size.
+    """Figures of the pool, at a cost independent of its size.
 
     `replacements` includes first candidates, `kept` is the other offers; `stale` offers count in neither.
     `acceptance` is replacements / offers, 0 before the first offer. `mean_*` are over each entry's best, with
@@ -199,7 +200,7 @@ class Stats(Settings):
 
 
 class Swept(Settings):
-    """What a sweep removed."""
+    """Images that a sweep removed, and their bytes."""
 
     blobs: int
     bytes: int
@@ -214,7 +215,7 @@ class Damage(Settings):
 
 
 class Verified(Settings):
-    """What was checked, every candidate's image read and its digest compared, and what was found."""
+    """Result of a verification, which reads every candidate's image and compares its digest."""
 
     entries: int
     candidates: int

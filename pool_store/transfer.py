@@ -1,8 +1,8 @@
-"""A pool's whole life beyond one run: export to files, import, rescoring into another pool.
+"""Pools beyond one run: export to files, import, rescoring into another pool.
 
 An export is a folder, or a `.tar` of it, with `rewards/ID.webp` (the best candidates),
-`candidates/ID.RANK.webp` (the others, from 2 on), `rewards.csv` (a row a candidate, all that the pool knows
-of it) and `pool.json` (how the pool was made). It has what the pool holds; `Pool.dump` has its counters.
+`candidates/ID.RANK.webp` (the others, from 2 on), `rewards.csv` (a row per candidate with all that the pool
+knows of it) and `pool.json` (the settings of the pool). Counters are not exported; `Pool.dump` has them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Row(BaseModel):
 
 
 class Moved(BaseModel):
-    """What an export, an import or a rescoring came to."""
+    """Result of an export, an import or a rescoring."""
 
     entries: int
     candidates: int
@@ -66,7 +66,7 @@ class Moved(BaseModel):
 
 
 class Unscored(NamedTuple):
-    """A candidate to be scored: its image, and the rainy one it was made from, where that was put."""
+    """A candidate to be scored: its image, and the rainy one that it was made from, if that is stored."""
 
     id: str
     image: Image
@@ -76,8 +76,8 @@ class Unscored(NamedTuple):
 def export_pool(pool: Pool, target: Path, format: Format = "webp") -> Moved:
     """Writes the pool to a new folder, or to a new file where `target` ends in .tar; images lossless.
 
-    Candidates replaced while it runs are left out where their image has been swept. PoolError where `target`
-    exists, or cannot be written.
+    Candidates that are replaced meanwhile are left out if their image has been swept. PoolError if `target`
+    exists or cannot be written.
     """
     entries = candidates = 0
     with _writing(target) as write:
@@ -173,7 +173,7 @@ def rescore_pool(
 
 
 def settings_of(source: Path) -> PoolSettings:
-    """How an exported pool was made; PoolError where `source` is no export."""
+    """Settings of an exported pool; PoolError if `source` is not an export."""
     with _reading(source) as read:
         return _settings(read(SETTINGS), source)
 
@@ -195,7 +195,7 @@ def _unscored(pool: Pool) -> Iterator[tuple[Unscored, Kept]]:
 
 
 def _image(pool: Pool, entry: Entry, candidate: Kept) -> Image | None:
-    """None where the candidate has been replaced since the entry was read, and its image swept."""
+    """None if the candidate has been replaced since the entry was read, and its image swept."""
     try:
         return pool.image(candidate.digest)
     except PoolError:

@@ -1,4 +1,4 @@
-"""The Redis, Valkey or Redis Cluster behind a pool: scripts in one round trip, errors in one sentence."""
+"""Connection to Redis, Valkey or a Redis Cluster: scripts in one round trip, errors in one sentence."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from pool_store.errors import PoolError, PoolFull, PoolUnavailable
 
 Client: TypeAlias = "redis.Redis | RedisCluster"
 CONNECTION: dict[str, Any] = {
-    # 1.2 seconds of retries in all; then the caller decides whether to go on without rewards. Not after a
-    # timeout: a server that is silent for that long would only be waited for six times as long.
+    # 1.2 seconds of retries in all; then the caller decides whether to go on without rewards. No retry after
+    # a timeout, which would only make it six times as long.
     "retry": Retry(ExponentialBackoff(cap=0.5, base=0.04), 5, supported_errors=(redis.ConnectionError,)),
     "socket_connect_timeout": 5.0,
     "socket_timeout": 10.0,
 }
-"""How a pool's client talks to its server, whatever the address."""
+"""Settings of every connection to a pool's server."""
 _PASSING = ("NOREPLICAS", "BUSY", "TRYAGAIN", "CLUSTERDOWN")
-"""How answers begin that another time may bring another one."""
+"""Prefixes of error messages that pass by themselves."""
 _PING = b"rgsud:ping"
 _SCRIPTS = Path(__file__).parent / "scripts"
 _COMMON = (_SCRIPTS / "common.lua").read_text()
 
 
 class Script:
-    """A Lua script of the package."""
+    """A Lua script of the package, with what all of them begin with."""
 
     def __init__(self, name: str) -> None:
         self.text = LUA + _COMMON + (_SCRIPTS / f"{name}.lua").read_text()
@@ -49,7 +49,7 @@ class Script:
 
 
 class DurabilityWarning(UserWarning):
-    """A server may lose what it has acknowledged."""
+    """The server may lose what it has acknowledged."""
 
 
 class Server:
@@ -69,7 +69,7 @@ class Server:
         self._diagnose = diagnose
 
     def run(self, script: Script, key: bytes, arguments: Sequence[Any]) -> Any:
-        """What the script answers; its keys are those that share the hash tag of `key`."""
+        """The result of the script, whose keys are those that share the hash tag of `key`."""
         with self.answering():
             try:
                 return self.client.evalsha(script.sha, 1, key, *arguments)
@@ -77,7 +77,7 @@ class Server:
                 return self.client.eval(script.text, 1, key, *arguments)
 
     def run_many(self, script: Script, calls: Sequence[tuple[bytes, Sequence[Any]]]) -> list[Any]:
-        """The answers to several calls, in one round trip where the server allows it."""
+        """The results of several calls, in one round trip if the server allows it."""
         if len(calls) == 1 or self.clustered:  # a cluster's pipelines take no scripts
             return [self.run(script, key, arguments) for key, arguments in calls]
         with self.answering():
@@ -94,17 +94,17 @@ class Server:
         ]
 
     def transaction(self) -> Any:
-        """A pipeline whose commands, for keys of one hash tag, are done at once."""
+        """A pipeline whose commands, for keys of one hash tag, are executed atomically."""
         return self.client.pipeline(transaction=True)
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """Turns what the client raises into a PoolError."""
+        """Turns errors of the client into a PoolError."""
         try:
             yield
         except (redis.RedisError, RedisClusterException, ClusterError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            reason = reason.partition(" script: ")[0].rstrip(".")  # which one it was helps nobody
+            reason = reason.partition(" script: ")[0].rstrip(".")  # its hash helps nobody
             kind: type[PoolError] = PoolUnavailable
             remedy = "see to its server"
             if isinstance(error, ReadOnlyError):
@@ -122,8 +122,11 @@ class Server:
             raise kind(f"{self.title} does not serve ({reason}): {remedy}") from error
 
     def check(self, fsync: str) -> None:
-        """PoolError where the server may evict rewards; a DurabilityWarning where it syncs its log less often
-        than `fsync` ("always", "everysec") says, as far as it tells."""
+        """Checks that the server keeps what it acknowledges.
+
+        Warns with DurabilityWarning if it syncs its log less often than `fsync` ("always", "everysec"), as
+        far as it reveals that. Raises PoolError if it may evict rewards.
+        """
         with self.answering():
             memory = _of_one(self.client.info("memory"))
             persistence = _of_one(self.client.info("persistence"))
@@ -133,7 +136,7 @@ class Server:
                 synced = None
         if memory.get("maxmemory") and str(memory.get("maxmemory_policy")).startswith("allkeys"):
             raise PoolError(f"{self.title} may evict rewards: set its maxmemory-policy to noeviction")
-        # By its own module as the place, so that it is told once and not for every caller.
+        # At a place in this module, so that it is shown once and not for every caller.
         if not persistence.get("aof_enabled"):
             warnings.warn(
                 f"{self.title} keeps no append-only log: when its server dies, the rewards of many minutes "
@@ -156,7 +159,7 @@ class Server:
         return int((next(iter(answer.values())) if isinstance(answer, dict) else answer)[0])
 
     def ping(self) -> None:
-        """PoolError unless the server answers and takes what is written."""
+        """Raises PoolError unless the server answers and accepts writes."""
         with self.answering():
             self.client.set(_PING, b"", px=1000)
 
@@ -166,7 +169,7 @@ class Server:
 
 
 def _of_one(answer: dict[Any, Any]) -> dict[str, Any]:
-    """A cluster answers INFO and CONFIG GET by node; the first stands for all."""
+    """The answer of the first node, if a cluster answers INFO or CONFIG GET by node."""
     values = list(answer.values())
     found = values[0] if values and all(isinstance(value, dict) for value in values) else answer
     return {_text(key): _text(value) for key, value in found.items()}

@@ -1,4 +1,4 @@
-"""What a dump must look like before a pool takes it: it may come from a file, or over the network."""
+"""Validation of dumps, which may come from a file or over the network."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ class _Dump(_Part):
 
 
 def check_dump(state: Mapping[str, Any]) -> None:
-    """PoolError unless `state` is made as `RewardPool.dump` makes it; whose it is `restore` looks at."""
+    """Raises PoolError unless `state` has the form of a dump; `restore` checks the scorer."""
     try:
         _Dump.model_validate(state)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])[:200]
         raise PoolError(
-            f"that is no dump of a pool ({place}: {first['msg']}): restore what a dump gave, unchanged"
+            f"not a dump of a pool ({place}: {first['msg']}): restore what a dump gave, unchanged"
         ) from None

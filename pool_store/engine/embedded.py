@@ -1,14 +1,14 @@
-"""Pools in a folder: a real Valkey server of its own, for one machine with nothing installed.
+"""Pools in a folder: a Valkey server of their own, for one machine, with nothing to install.
 
 The folder holds `blobs/`, the append-only log, `valkey.log` and `lock`. The log is written and synced before
 an offer is answered: what is acknowledged survives the death of any process, and a power cut. With `everysec`
 it is synced once a second: a power cut (or a killed server on a disk too slow to sync within the second)
 costs at most the last two seconds.
 
-When the disk is full, Valkey with a log synced at every offer exits, for it cannot tell any more what is in
-its log. It is started again, and again, until there is room: nothing acknowledged is lost, since nothing is
-acknowledged before it is synced, and offers meanwhile are refused. Images leave some room free for the log,
-so that this is rare.
+When the disk is full, a Valkey whose log is synced at every offer exits, since it no longer knows what its
+log contains. It is restarted until there is room: nothing acknowledged is lost, since nothing is acknowledged
+before it is synced, and offers are refused meanwhile. Images leave some space free for the log, so that this
+is rare.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from pool_store.errors import PoolError
 from rgsud_core.objects import RESERVE
 
 START_SECONDS = 60.0
-"""Covers the replay of a log of several million offers."""
+"""Time to start, in which a log of several million offers can be replayed."""
 STOP_SECONDS = 10.0
 KEEP_SECONDS = 0.2
-"""Between looks at whether the server lives."""
+"""Interval at which the server is checked to be running."""
 RUNTIME = "rgsud-pool-"
-"""Begins the name of the temporary folder that has a server's socket."""
+"""Prefix of the temporary folder that holds a server's socket."""
 
-# Waits for a byte, or for its owner's death, which closes the pipe; then shuts the server down. It asks over
-# the server's own socket, since a process id may have passed to a stranger.
+# Waits for a byte, or for its owner's death, which closes the pipe; then shuts the server down, over the
+# server's own socket, since its process id may belong to another process by then.
 _WATCHDOG = """
 import shutil, socket, sys
 sys.stdin.buffer.raw.read(1)
@@ -100,7 +100,7 @@ class EmbeddedServer:
             raise PoolError(
                 f"the pool in {self.folder} is in use by {user}: end that, or use another folder"
             ) from None
-        # The server of an owner that was killed with its watchdog, or only just.
+        # The server may still run if its owner was killed together with the watchdog, or a moment ago.
         last = self._last_owner()[1]
         deadline = time.monotonic() + STOP_SECONDS
         while last and _shut_down(last):
@@ -153,11 +153,11 @@ class EmbeddedServer:
     def _keep(self) -> None:
         """Starts the server again whenever it has ended by itself."""
         while not self._stopping.wait(KEEP_SECONDS):
-            # Asked of the process: a server that is busy for long does not answer either.
+            # The process is checked, since a server that is busy for long does not answer either.
             process = self._valkey._process
             if process is not None and process.poll() is None:
                 continue
-            # An error, of a full disk for example, is in the server's log; the next round tries again.
+            # The server's log has the error, of a full disk for example; the next round tries again.
             with _undisturbed(), contextlib.suppress(ValkeyServerError, OSError):
                 self._valkey.terminate()
                 self._valkey.start(START_SECONDS)
@@ -189,7 +189,8 @@ class EmbeddedServer:
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Children inherit it: what ends a run must leave the pool open for the run's last checkpoint."""
+    """Blocks the signals that end a run, for children that inherit the mask: the pool must stay open for the
+    run's last checkpoint."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
@@ -198,7 +199,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _shut_down(path: str) -> bool:
-    """Asks the server at a socket to end; whether there was one."""
+    """Shuts down the server at a socket; False if there is none."""
     with socket.socket(socket.AF_UNIX) as server:
         server.settimeout(STOP_SECONDS)
         try:

@@ -1,4 +1,4 @@
-"""Images as content-addressed, lossless WebP: equal images are stored once, none is overwritten."""
+"""Content-addressed storage of images as lossless WebP: equal images are stored once, none is overwritten."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from rgsud_core.images import Image
 from rgsud_core.objects import Storage
 
 LONGEST_SIDE = 16383
-"""What lossless WebP can hold, in pixels."""
+"""Longest side that lossless WebP allows, in pixels."""
 SOURCES, MEANS = "sources/", "means/"
 THREADS = min(32, 2 * (os.cpu_count() or 2))
-"""Images that a process encodes, decodes or writes at a time; more only wait for each other."""
+"""Images that a process encodes, decodes or writes at a time."""
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class Stored(NamedTuple):
-    """An image that has been put: its digest, and its bytes in the storage if it was not there before."""
+    """A stored image: its digest, and its size in bytes, or 0 if it was stored before."""
 
     digest: str
     added: int
@@ -48,7 +48,7 @@ def digest_of(image: Image) -> str:
 
 
 def encode(image: Image) -> bytes:
-    """Lossless WebP; PoolError where the image is too large for it."""
+    """The image as lossless WebP; PoolError if it is too large for that format."""
     if max(image.shape) > LONGEST_SIDE:
         size = f"{image.shape[1]}x{image.shape[0]}"
         raise PoolError(f"an image of {size} pixels is too large: the pool takes {LONGEST_SIDE} a side")
@@ -59,8 +59,8 @@ def encode(image: Image) -> bytes:
 
 
 def several(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`work` on each item, in order, a few at a time: codecs, digests and disks leave Python to others
-    meanwhile. Raises what the first of them raised, once all have ended."""
+    """The results of `work` on each item, several at a time in threads: codecs, digests and file operations
+    release the interpreter. Raises the error of the first item that failed, once all have ended."""
     if len(items) < 2:
         return [work(item) for item in items]
     threads = _threads(os.getpid())
@@ -71,19 +71,19 @@ def several(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
 
 @cache
 def _threads(process: int) -> ThreadPoolExecutor:
-    """Shared by all calls: to start threads costs as much as to write an image. A fork needs its own."""
+    """Shared by all calls, since starting threads takes as long as writing an image. A fork needs its own."""
     return ThreadPoolExecutor(THREADS, f"images-{process}")
 
 
 class Blobs:
     """A pool's images in its own part of a storage: candidates as `ab/abcd....webp`, where abcd... is the
-    digest; below `sources/` the rainy images, below `means/` which candidate is the mean of which."""
+    digest; rainy images below `sources/`; below `means/` the digest of the mean of several candidates."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
     def put(self, image: Image, digest: str | None = None) -> Stored:
-        """Stores the image durably; its digest may be given where it is known."""
+        """Stores the image durably; `digest` saves computing it."""
         digest = digest or digest_of(image)
         return Stored(digest, 0) if self.touch(digest) else self.put_encoded(digest, encode(image))
 
@@ -92,14 +92,14 @@ class Blobs:
         return Stored(digest, len(data) if self.storage.put(_key(digest), data) else 0)
 
     def encoded(self, digest: str) -> bytes:
-        """The image as it is stored, lossless WebP, not looked into; PoolMissing where it is not there."""
+        """The image as it is stored: lossless WebP, unchecked; PoolMissing if it is not there."""
         try:
             return self.storage.get(_key(digest))
         except PoolMissing as error:
             raise PoolMissing(f"{error}: restore it from a copy, or delete the pool") from None
 
     def get(self, digest: str) -> Image:
-        """The image; PoolMissing where it is not there, PoolDamaged where it is not what its digest says."""
+        """The image; PoolMissing if it is not there, PoolDamaged if it does not match its digest."""
         path = self.storage.path(_key(digest))
         image = decode(self.encoded(digest), path)
         if digest_of(image) != digest:
@@ -109,29 +109,29 @@ class Blobs:
         return image
 
     def touch(self, digest: str) -> bool:
-        """Whether the image is there; if so its age starts anew, which keeps it from the next sweeps."""
+        """Whether the image is stored; if so, its age for sweeps starts anew."""
         return self.storage.touch(_key(digest))
 
     def put_source(self, id: str, image: Image) -> None:
-        """Stores the rainy image of `id`, in place of an earlier one."""
+        """Stores the rainy image of `id`, replacing an earlier one."""
         self.storage.replace(_source(id), encode(image))
 
     def source_encoded(self, id: str) -> bytes:
-        """The rainy image as lossless WebP; PoolMissing where none was put."""
+        """The rainy image as lossless WebP; PoolMissing if none was stored."""
         try:
             return self.storage.get(_source(id))
         except PoolMissing:
             raise PoolMissing(f"no rainy image of '{id}' was put: it is optional") from None
 
     def source(self, id: str) -> Image | None:
-        """The rainy image of `id`, None where none was put."""
+        """The rainy image of `id`, or None if none was stored."""
         try:
             return decode(self.source_encoded(id), self.storage.path(_source(id)))
         except PoolMissing:
             return None
 
     def mean(self, digests: Sequence[str]) -> tuple[Stored, Image]:
-        """The mean of images of one size, rounded to uint8; made once, then known by its members."""
+        """The mean of images of one size, rounded to uint8; computed once and stored."""
         key = _mean(digests)
         try:
             digest = self.storage.get(key).decode()
@@ -151,12 +151,12 @@ class Blobs:
     def sweep(
         self, referenced: Set[bytes], kept: Iterable[Sequence[str]], older_than: float
     ) -> tuple[Swept, tuple[int, int]]:
-        """Removes what is older than `older_than` seconds and not needed, broken leftovers included; tells
-        what went, and the number of candidates and their bytes after it.
+        """Removes what is older than `older_than` seconds and not needed, leftovers of crashes too; returns
+        what was removed, and the number of candidates that are left and their bytes.
 
         Args:
             referenced: raw digests of the images that are needed.
-            kept: the candidates of entries that have several, whose means are needed.
+            kept: digests of the candidates of each entry that has several: their means are needed.
         """
         means = {_mean(digests) for digests in kept}
         needed = set(referenced)
@@ -205,7 +205,7 @@ def _raw(name: str) -> bytes | None:
 
 
 def decode(data: bytes, path: str) -> Image:
-    """The image in lossless WebP; PoolDamaged that names `path` where it is damaged."""
+    """Decodes lossless WebP; PoolDamaged that names `path` if it is damaged."""
     try:
         with Pillow.open(io.BytesIO(data), formats=["WEBP"]) as file:
             return np.array(file.convert("RGB"))

@@ -67,7 +67,7 @@ def verify(shards: Shards) -> Verified:
 
 
 def _replaced(shards: Shards, id: str, digest: str) -> bool:
-    """Whether the image has left the entry since it was read: a sweep may have removed it."""
+    """Whether the candidate has been replaced since it was read: a sweep may have removed its image."""
     entry = shards.entries([id]).get(id)
     return entry is None or digest not in {candidate.digest for candidate in entry.candidates}
 

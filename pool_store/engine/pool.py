@@ -35,15 +35,15 @@ _STATUS: dict[bytes, Literal["replaced", "kept", "stale", "wanted"]] = {
 
 
 class RewardPool:
-    """A pool on a server. Safe to share between threads; other processes open their own.
+    """A pool on a server. May be shared between threads; other processes open their own.
 
-    `title` is what errors call it; `address` is the spec by which another process opens the same pool. Every
-    method raises PoolError where the server or the blob storage fails.
+    `title` names it in errors; `address` opens the same pool in another process. Every method raises
+    PoolError if the server or the storage of the images fails.
 
     Args:
-        settings: to make it with, unless it exists; None takes it as it is, PoolMissing where it does not.
-        shards: into how many shards to divide it if it is made.
-        closing: ends the connection to the server.
+        settings: the pool is created with them if it is missing; None takes it as it is, or PoolMissing.
+        shards: number of shards if it is created.
+        closing: closes the connection to the server.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RewardPool:
         self.history_length, self.shards.count = int(meta["history"]), int(meta["subpools"])
 
     def valid(self, wanted: PoolSettings | None) -> bool:
-        """Whether the pool is still the one that was opened; PoolConflict unless it is made as wanted."""
+        """Whether the pool is still the one that was opened; PoolConflict unless it fits `wanted`."""
         meta = self.shards.meta()
         if meta.get("birth") != self._birth:
             return False
@@ -107,37 +107,37 @@ class RewardPool:
 
     @property
     def size(self) -> int | None:
-        """Images in the data set, if that was declared."""
+        """Number of images in the data set, if it was declared."""
         size = self.shards.meta().get("size")
         return int(size) if size else None
 
     def declare_size(self, size: int) -> None:
-        """Records how many images the data set has, for the coverage."""
+        """Stores the number of images in the data set, for the coverage."""
         if size < 1:
             raise PoolError(f"a data set cannot have {size} images: give their number")
         self.shards.transact(0, lambda pipe, key: pipe.hset(key("meta"), "size", size))
 
     def put_image(self, image: Image) -> str:
-        """Stores a uint8 H,W,3 image durably, before it is offered, and returns its digest."""
+        """Stores a uint8 H,W,3 image durably and returns its digest."""
         return self._counted(self.blobs.put(image))
 
     def put_images(self, images: Sequence[Image]) -> list[str]:
-        """`put_image` for each, several at a time. Raises for the first that fails; the others are stored."""
+        """`put_image` for each, several at a time. Raises the first error; the other images are stored."""
         digests = several(digest_of, images)
         different = dict(zip(digests, images, strict=True))  # or two threads would store the same one
         several(lambda item: self._counted(self.blobs.put(item[1], item[0])), [*different.items()])
         return digests
 
     def put_encoded(self, digest: str, data: bytes) -> None:
-        """Stores lossless WebP that the caller has decoded, and found to have that digest."""
+        """Stores lossless WebP whose decoded image the caller has found to have that digest."""
         self._counted(self.blobs.put_encoded(digest, data))
 
     def held(self, digest: str) -> bool:
-        """Whether the image is stored; if so, no sweep takes it for another grace period."""
+        """Whether the image is stored; if so, it is safe from sweeps for another grace period."""
         return self.blobs.touch(digest)
 
     def _counted(self, stored: Stored) -> str:
-        """Counts it with the next offers, since to wait for the log twice would cost as much as the image."""
+        """Leaves the counting to the next offers: to wait for the log again would double the time."""
         if stored.added:
             with self._lock:
                 self._uncounted.append(stored.added)
@@ -168,7 +168,7 @@ class RewardPool:
         """
         decisions = self._decide(offers, set())
         pending = [index for index, decision in enumerate(decisions) if decision.status == "wanted"]
-        # Looked for only now, since most offers lose. What is found no sweep takes for a grace period.
+        # Only now, since most offers lose. Images that are found are safe from sweeps for a grace period.
         digests = {offers[index].digest for index in pending}
         if stored := {digest for digest in digests if self.blobs.touch(digest)}:
             again = self._decide([offers[index] for index in pending], stored)
@@ -184,7 +184,7 @@ class RewardPool:
         batches = [(shard, batch) for shard, group in grouped.items() for batch in sliced(group, BATCH)]
         calls = []
         for shard, batch in batches:
-            # Else what was put would make a call wait for the log that changes nothing.
+            # Only here: a call that changes nothing else would have to wait for the log.
             added = self._take_uncounted() if stored else []
             some = [offers[index] for index in batch]
             packed = records.pack_offers(some, stored, self.fingerprint, added)
@@ -209,36 +209,36 @@ class RewardPool:
         maximum: float | None = None,
         contains: str | None = None,
     ) -> tuple[list[Entry], int]:
-        """Entries `offset` to `offset + limit` of a ranking, and how many it has in all.
+        """Entries `offset` to `offset + limit` of a ranking, and the length of the ranking.
 
         Args:
-            sort: worst or best first by their best log-odds, or the latest replaced first: the last 512.
-            minimum, maximum: of the best log-odds, both included.
-            contains: a part of the id, in any case; it is looked for in every id of the ranking.
+            sort: worst or best first by best log-odds, or the 512 replaced last, newest first.
+            minimum, maximum: bounds of the best log-odds, both included.
+            contains: part of the id, in upper or lower case; every id of the ranking is compared.
         """
         return page(self.shards, sort, offset, limit, minimum, maximum, contains)
 
     def history(self, id: str) -> list[HistoryItem]:
-        """The last replacements in an entry, newest first: at most `history_length`."""
+        """The last replacements in an entry, at most `history_length`, newest first."""
         [packed] = self.shards.transact(self.shards.of(id), lambda pipe, key: pipe.hget(key("history"), id))
         return records.unpack_history(packed or b"")
 
     def scan(self) -> Iterator[Entry]:
-        """Every entry once, in no order; of changes made meanwhile some are seen."""
+        """Every entry once, in no order; concurrent changes may or may not be seen."""
         return self.shards.scan()
 
     def image(self, digest: str) -> Image:
-        """A candidate's uint8 H,W,3 image. Who finds it missing should read the entry anew: a replaced image
-        goes with the first sweep after its grace period."""
+        """A candidate's uint8 H,W,3 image. If it is missing, read the entry anew: a replaced image is removed
+        by the first sweep after its grace period."""
         return self.blobs.get(digest)
 
     def encoded(self, digest: str) -> bytes:
-        """A candidate's image as it is stored, lossless WebP, not looked into."""
+        """A candidate's image as it is stored: lossless WebP, unchecked."""
         return self.blobs.encoded(digest)
 
     def reward(self, id: str, kind: Kind = "best") -> tuple[str, Image]:
-        """The reward of a rainy image, with its digest: its best candidate, or the mean of those it keeps,
-        rounded to uint8 and made once. PoolMissing where it has none."""
+        """Digest and image of the reward of a rainy image: its best candidate, or the mean of those kept,
+        rounded to uint8 and computed once. PoolMissing if it has none."""
         entry = self.entries([id]).get(id)
         if entry is None:
             raise PoolMissing(f"'{id}' has no reward in {self.title} yet: offer one")
@@ -252,15 +252,15 @@ class RewardPool:
         self.blobs.put_source(id, image)
 
     def source(self, id: str) -> Image | None:
-        """The rainy image of `id`, None where none was put."""
+        """The rainy image of `id`, or None if none was stored."""
         return self.blobs.source(id)
 
     def source_encoded(self, id: str) -> bytes:
-        """The rainy image of `id` as lossless WebP; PoolMissing where none was put."""
+        """The rainy image of `id` as lossless WebP; PoolMissing if none was stored."""
         return self.blobs.source_encoded(id)
 
     def stats(self) -> Stats:
-        """The pool in figures, at the same cost whatever its size."""
+        """The figures of the pool, at a cost independent of its size."""
         self._count_put()
         return collect(self.shards)
 
@@ -269,31 +269,31 @@ class RewardPool:
         return verify(self.shards)
 
     def sweep(self, grace_seconds: float) -> Swept:
-        """Removes images that no entry has referred to for `grace_seconds`: replaced, or orphans of crashes.
+        """Removes images that no entry has referred to for `grace_seconds`: replaced ones, and those that a
+        crash left without an entry.
 
-        A dump stays restorable for as long, since what it refers to was replaced after it was taken, if at
-        all. So the grace must exceed the age of the oldest checkpoint worth resuming, and the time from
-        putting an image to offering it.
+        A dump can be restored for as long, since its images were replaced after it was taken, if at all. So
+        the grace must exceed the age of the oldest checkpoint worth resuming, and the time between putting an
+        image and offering it.
         """
         self._count_put()
         return sweep(self.shards, grace_seconds)
 
     def dump(self) -> dict[str, Any]:
-        """The pool's exact logical contents (not the images), fit for JSON: see `restore`. Of one moment in
-        every sub-pool, whose server answers nobody else meanwhile: some seconds for a million entries."""
+        """The exact logical contents of the pool (not the images), as JSON values, for `restore`. Those of a
+        shard are of one moment, during which its server is blocked: some seconds for a million entries."""
         return snapshot(self.shards)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Makes the contents those of a `dump`. PoolError, and no change, where the dump is another scorer's
-        or another `keep`'s, or where images that it refers to have been swept. No other process may be
-        offering meanwhile."""
+        """Replaces the contents by those of a `dump`; no other process may offer meanwhile. PoolError, and no
+        change, if the dump has another scorer or another `keep`, or if images of it have been swept."""
         wanted = PoolSettings(fingerprint=self.fingerprint, keep=self.keep, history=self.history_length)
         restore(self.shards, wanted, state)
 
     def drop(self) -> None:
-        """Removes the pool, its images included, for good. Offers to it are refused from the first moment."""
+        """Removes the pool and its images for good. Offers are refused from the first moment."""
         drop(self.shards)
 
     def close(self) -> None:
-        """Ends the connection to the server, and an embedded server; what the pool holds stays."""
+        """Closes the connection to the server, and stops an embedded one; the contents stay."""
         self._closing()

@@ -1,4 +1,4 @@
-"""A server with the pools on it, by name, and one place for their images."""
+"""The pools of one server, by name, and the storage of their images; addresses of servers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ KNOWN = (
 )
 _REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 DEFAULT = "main"
-"""The pool of an address that names none."""
+"""Name of the pool if an address names none."""
 POOL_ERRORS = ErrorKinds(PoolError, PoolUnavailable, PoolFull, PoolMissing)
-"""What the storage of a pool's images raises."""
+"""Errors that the storage of a pool's images raises."""
 
 
 class PoolHost:
@@ -39,7 +39,7 @@ class PoolHost:
         server: connected.
         location: folder or URL of the images; each pool has its own part of it.
         address: gives the spec of a pool by its name.
-        subpools: into how many shards to divide the pools that are made here.
+        subpools: number of shards of the pools that are created here.
         closing: ends the connection to the server.
     """
 
@@ -62,13 +62,13 @@ class PoolHost:
         self._storage: Storage = open_storage(location, errors=POOL_ERRORS)
 
     def names(self) -> list[str]:
-        """The pools there are, in order."""
+        """Names of all pools, sorted."""
         with self.server.answering():
             return sorted(name.decode() for name in self.server.client.smembers(REGISTRY))
 
     def opened(self) -> Iterator[RewardPool]:
-        """Every pool that can be opened, in order of names: one that is half dropped, or of another format,
-        costs no other. PoolUnavailable where the server is away."""
+        """Every pool that can be opened, sorted by name; one that is half dropped, or of another format, is
+        left out. Raises PoolUnavailable if the server cannot be reached."""
         for name in self.names():
             try:
                 pool = self.open(name)
@@ -79,18 +79,18 @@ class PoolHost:
             yield pool
 
     def open(self, name: str = DEFAULT) -> RewardPool:
-        """The pool as it is; PoolMissing where there is none of that name. Stays open as long as the host."""
+        """The pool as it is, open as long as the host; PoolMissing if there is none of that name."""
         return self._get(name, None)
 
     def create(self, name: str, settings: PoolSettings) -> tuple[RewardPool, bool]:
-        """The pool, made if need be, and whether it was; PoolConflict where it is another scorer's, or keeps
-        another number of candidates."""
+        """The pool, and whether it was created by this call; PoolConflict if it belongs to another scorer, or
+        keeps another number of candidates."""
         pool = self._get(name, settings)
         created, pool.created = pool.created, False
         return pool, created
 
     def drop(self, name: str) -> None:
-        """Removes a pool with its images; PoolMissing where there is none."""
+        """Removes a pool with its images; PoolMissing if there is none."""
         try:
             self.open(name).drop()
         except PoolMissing:
@@ -100,7 +100,7 @@ class PoolHost:
 
     def _get(self, name: str, settings: PoolSettings | None) -> RewardPool:
         known = self._pools.get(name)
-        # Asked without the lock, or whoever waits for a server that is away would wait for the others too.
+        # Checked outside the lock, so that an unreachable server does not block callers of other pools.
         if known is not None and known.valid(settings):
             return known
         with self._lock:
@@ -118,7 +118,7 @@ class PoolHost:
             return pool
 
     def ping(self) -> None:
-        """PoolError unless the server and the storage take what is written."""
+        """Raises PoolError unless the server and the storage accept writes."""
         self.server.ping()
         key = f"ping-{uuid.uuid4().hex}"
         self._storage.put(key, b"pong")
@@ -126,12 +126,12 @@ class PoolHost:
             raise PoolUnavailable(f"{self._storage.address} does not keep what is put: see to that storage")
 
     def close(self) -> None:
-        """Ends the connection, and an embedded server; what the pools hold stays."""
+        """Closes the connection, and stops an embedded server; the contents stay."""
         self._closing()
 
 
 def open_host(spec: str) -> PoolHost:
-    """The server that a spec names, with all its pools: see `open_pool`, without `pool=NAME` and `http://`."""
+    """The pools of the server at an address: see `open_pool`, without `pool=NAME` and `http://`."""
     url, options = parse_address(spec, PoolError)
     scheme, _, rest = url.partition(":")
     unknown = sorted(set(options) - {"fsync", *(("blobs", "subpools") if scheme in _REDIS else ())})
@@ -150,7 +150,7 @@ def open_host(spec: str) -> PoolHost:
 
 
 def _open_embedded(folder: Path, fsync: str) -> PoolHost:
-    """Other processes of the machine join a pool by its `address`."""
+    """The pools of a server that is started here; other processes of the machine join by `address`."""
     embedded = EmbeddedServer(folder, fsync)
     client = redis.Redis(unix_socket_path=str(embedded.socket), **CONNECTION)
     blobs = str(embedded.folder / "blobs")
@@ -195,6 +195,6 @@ def _open_redis(url: str, fsync: str, options: dict[str, str]) -> PoolHost:
 
 
 def _cluster(url: str, title: str) -> Client:
-    """Unlike a plain client, one of a cluster connects as soon as it is made."""
+    """A client of a cluster, which, unlike a plain one, connects at once."""
     with Server(redis.Redis(), title).answering():
         return RedisCluster.from_url(url, **CONNECTION)

@@ -1,4 +1,4 @@
-"""A pool's keys on its server and how they are read: one shard, or several on a cluster.
+"""Keys of a pool on its server, and reading them: one shard, or several on a cluster.
 
 The number of shards is fixed when a pool is made. An id belongs to one of them by its hash, and each has its
 keys under a hash tag of its own, `{rgsud:NAME:K}:`, hence on one node of a cluster: `meta` hash (settings,
@@ -67,14 +67,14 @@ class Shards:
         return records.hashes(id)[1] % self.count
 
     def transact(self, shard: int, queue: Queue) -> list[Any]:
-        """What a shard answers to commands that are executed at once."""
+        """The answers of a shard to commands that are executed atomically."""
         with self.server.answering(), self.server.transaction() as pipe:
             queue(pipe, partial(self.key, shard))
             answers: list[Any] = pipe.execute()
             return answers
 
     def transact_all(self, queue: Queue) -> list[list[Any]]:
-        """What every shard answers to the same commands; they are executed at once in each of them."""
+        """The answers of every shard to the same commands, executed atomically in each of them."""
         return [self.transact(shard, queue) for shard in range(self.count)]
 
     def meta(self) -> dict[str, str]:
@@ -96,7 +96,7 @@ class Shards:
         return {found[1]: self.unpack(*found) for found in self.read(dict.fromkeys(ids))}
 
     def read(self, ids: Iterable[str]) -> Iterator[Found]:
-        """Those of these ids that have an entry, as they rest in Redis."""
+        """The packed entries of those ids that have one."""
         grouped: dict[int, list[str]] = defaultdict(list)
         for id in ids:
             grouped[self.of(id)].append(id)
@@ -122,21 +122,21 @@ class Shards:
         return known[number]
 
     def scan(self) -> Iterator[Entry]:
-        """Every entry once, in no order; of changes made meanwhile some are seen."""
+        """Every entry once, in no order; concurrent changes may or may not be seen."""
         return itertools.starmap(self.unpack, self.scan_records())
 
     def scan_records(self) -> Iterator[Found]:
-        """Every entry once, as it rests in Redis. Holds the ids that it has met in memory."""
+        """Every packed entry once. Holds the ids that it has read in memory."""
         if not self.meta():
             raise PoolError(f"{self.server.title} was emptied while the pool was open: open it anew")
-        met: set[bytes] = set()
+        seen: set[bytes] = set()
         for shard in range(self.count):
             with self.server.answering():
                 members = self.server.client.zscan_iter(self.key(shard, "best"), count=PAGE)
                 while page := [id for id, _ in itertools.islice(members, PAGE)]:
                     # A set that is resized meanwhile may give a member twice.
-                    yield from self.read(id.decode() for id in dict.fromkeys(page) if id not in met)
-                    met.update(page)
+                    yield from self.read(id.decode() for id in dict.fromkeys(page) if id not in seen)
+                    seen.update(page)
 
     def ranked(
         self, reverse: bool, low: float, high: float, start: int, step: int

@@ -1,6 +1,6 @@
 """Many images in one body: a plain tar archive of files DIGEST.webp or DIGEST.png.
 
-A tar and no form: parsers of forms look at every byte, which takes longer than to decode the image.
+A tar archive and not a form, since parsing a form byte by byte takes longer than decoding the image.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def pack(images: Iterable[tuple[str, bytes]]) -> bytes:
 
 
 def unpack(body: bytes) -> list[tuple[str, bytes | None]]:
-    """Name and bytes of every member, None for what is no plain file.
+    """Name and bytes of every member; None for members that are not plain files.
 
-    Nothing is extracted by the rules of tar: a member is what lies behind its head, never a hole or a link.
+    Nothing is extracted by the rules of tar: a member is the bytes behind its header, never a hole or a link.
 
     Raises:
         Problem: 413 for more than `IMAGES_A_REQUEST` members, 422 for what is no whole, uncompressed tar.

@@ -37,25 +37,25 @@ from rgsud_core.images import Image
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 TOKEN = "RGSUD_POOL_TOKEN"
-"""The environment variable with the token that is sent."""
+"""Environment variable that holds the token."""
 RETRY_SECONDS = 5.0
-"""For how long what failed in passing is tried again; then the caller decides what to do without the pool."""
+"""Time for which transient failures are retried; then the caller decides what to do without the pool."""
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 WHOLE_POOL = httpx.Timeout(3600.0, connect=5.0)
-"""For what reads or writes all of a pool."""
+"""Timeout of requests that read or write a whole pool."""
 BYTES_A_REQUEST = 16 << 20
-"""Of several images together; one image may have more."""
+"""Size limit of several images in one request; a single image may exceed it."""
 _KINDS = {404: PoolMissing, 409: PoolConflict, 429: PoolUnavailable, 503: PoolUnavailable, 507: PoolFull}
 
 
 class HttpPool:
-    """The pool NAME of the service at `http[s]://HOST:PORT[/NAME]`, "main" where it is not named.
+    """The pool NAME ("main" by default) of the service at `http[s]://HOST:PORT[/NAME]`; see `RewardPool`.
 
-    Made on the server where it is missing, unless `settings` is None: then an existing pool is joined with
-    its own. The token comes from the environment variable RGSUD_POOL_TOKEN. Safe to share between threads.
-    Every method raises PoolError in one sentence: PoolUnavailable where the service is out of reach or busy
-    for `RETRY_SECONDS`. All but `sweep`, `verify` and `drop` is tried again until then, since the service
-    answers the same request twice as once. What the methods do, `RewardPool` says.
+    It is created on the server if it is missing; with `settings` None an existing pool is taken as it is. The
+    token is read from the environment variable RGSUD_POOL_TOKEN. May be shared between threads. Every method
+    raises PoolError in one sentence, PoolUnavailable if the service is unreachable or busy for
+    `RETRY_SECONDS`. Until then all requests but `sweep`, `verify` and `drop` are repeated: they are
+    idempotent.
     """
 
     def __init__(self, url: str, *, settings: PoolSettings | None) -> None:
@@ -93,7 +93,7 @@ class HttpPool:
         return digests
 
     def upload(self, encoded: Mapping[str, bytes]) -> None:
-        """Stores images, given as lossless WebP by digest; PoolError for the first that is refused."""
+        """Stores images given as lossless WebP by digest; PoolError for the first that is refused."""
         for page in _parcels(encoded.items()):
             headers = {"content-type": "application/x-tar"}
             response = self._send("POST", "/blobs", content=pack(page), headers=headers)
@@ -201,7 +201,7 @@ class HttpPool:
         self._send("DELETE", "", again=False)
 
     def close(self) -> None:
-        """Ends the connections; the pool stays."""
+        """Closes the connections; the pool stays."""
         self._http.close()
 
     def _image(self, path: str, params: dict[str, str] | None = None) -> tuple[str, Image]:
@@ -288,7 +288,7 @@ def _seconds(retry_after: str) -> float:
 
 
 def _parcels(encoded: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
-    """Images in parts that the service takes at once."""
+    """Images in parts that fit into one request."""
     parcel: list[tuple[str, bytes]] = []
     size = 0
     for image in encoded:

@@ -1,4 +1,4 @@
-"""Images as they come and go: an upload is what it says it is before anything is stored."""
+"""Checks of uploaded images before anything is stored; previews."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _REMEDY = "send an RGB image as PNG or as plain lossless WebP"
 def decode_upload(body: bytes, pixels: int) -> tuple[Image, bool]:
     """The uint8 H,W,3 image of an upload, and whether the bytes may be stored as they are.
 
-    Only PNG and plain lossless WebP are taken (the pool's images are lossless), told by their first bytes
-    whatever the request says. Size is checked against `pixels` before a pixel is decoded, here by hand since
-    a decoder sets memory aside as soon as it is opened.
+    Only PNG and plain lossless WebP are accepted (the pool's images are lossless), recognised by their first
+    bytes. The size is checked against `pixels` before decoding, from the header, since a decoder allocates
+    memory as soon as it is opened.
 
     Raises:
         Problem: 415 for another format, 413 for too many pixels, 422 for a damaged image.

@@ -1,4 +1,4 @@
-"""The bodies that the HTTP service and its client exchange, beside the pool's own schemas."""
+"""Bodies of requests and answers of the HTTP service, beside the pool's own schemas."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Pools(Settings):
 
 
 class Ids(Settings):
-    """The images asked about."""
+    """Ids of the requested entries."""
 
     ids: Annotated[list[ImageId], Field(max_length=IDS_A_REQUEST, fail_fast=True)]
 
@@ -36,13 +36,13 @@ class Offers(Settings):
 
 
 class Decisions(Settings):
-    """One decision an offer, in the order of the offers."""
+    """One decision per offer, in the order of the offers."""
 
     decisions: list[Decision]
 
 
 class Uploaded(Settings):
-    """What became of an image: `held` was there before, `refused` was not stored, for what `problem` says."""
+    """Result for one image: `held` was stored before, `refused` is not stored, `problem` says why."""
 
     name: str
     status: Literal["stored", "held", "refused"]
@@ -50,7 +50,7 @@ class Uploaded(Settings):
 
 
 class Uploads(Settings):
-    """One answer an image, in the order of the archive."""
+    """One result per image, in the order of the archive."""
 
     images: list[Uploaded]
 
@@ -62,21 +62,21 @@ class Entries(Settings):
 
 
 class EntriesPage(Settings):
-    """Some of the `total` entries that were asked for."""
+    """A page of the `total` entries that match."""
 
     entries: list[Entry]
     total: int
 
 
 class EntryDetail(Settings):
-    """An entry and how its reward got better, oldest first."""
+    """An entry and its replacements, oldest first."""
 
     entry: Entry
     history: list[HistoryItem]
 
 
 class Grace(Settings):
-    """How long after its replacement an image is kept, in seconds."""
+    """Seconds for which an image is kept after its replacement."""
 
     grace_seconds: Annotated[float, Field(ge=0, le=1e9)] = 3600.0
 

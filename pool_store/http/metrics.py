@@ -12,7 +12,7 @@ from pool_store.schemas import Stats
 
 
 class PoolCollector(Collector):
-    """The statistics of every pool, which `pools` gives when Prometheus asks."""
+    """The figures of every pool, which `pools` returns at each scrape of Prometheus."""
 
     def __init__(self, pools: Callable[[], dict[str, Stats]]) -> None:
         self._pools = pools

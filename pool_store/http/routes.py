@@ -1,4 +1,4 @@
-"""The routes under `/v1/pools`. What waits for Redis, the blob store or a decoder runs in threads."""
+"""The routes under `/v1/pools`. Work that waits for Redis, the storage or a decoder runs in threads."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from rgsud_core.http.service import JsonRoute
 Finite = Annotated[float | None, Query(allow_inf_nan=False)]
 _LINES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {}}}}
 HISTORY = 8
-"""Replacements that an entry remembers where the pool's maker does not say."""
+"""Replacements that an entry remembers unless the request that creates the pool says otherwise."""
 _CHUNK = 64 << 10
 
 
 def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
-    """Every route of the pools in `host`; `shared` says that caches may give images to anyone."""
+    """Every route of the pools in `host`; `shared` allows caches to give images to anyone."""
     routes = APIRouter(prefix="/v1/pools", route_class=JsonRoute)
     routes.include_router(image_routes(host, limits, shared=shared))
 
@@ -46,7 +46,7 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
 
     @routes.put("/{pool}", responses={201: {"model": PoolInfo}})
     def create_pool(pool: Name, settings: PoolSettings, response: Response) -> PoolInfo:
-        """Makes the pool (201), or finds it made for the same scorer and `keep` (200; 409 for others)."""
+        """Creates the pool (201), or finds it for the same scorer and `keep` (200; 409 for others)."""
         if "history" not in settings.model_fields_set:
             settings = settings.model_copy(update={"history": HISTORY})
         made, created = host.create(pool, settings)
@@ -67,12 +67,12 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
 
     @routes.post("/{pool}/offers")
     def offer(pool: Name, offered: Offers) -> Decisions:
-        """Decides offers; those that are `wanted` have to be made again once their images are put."""
+        """Decides offers. For those that are `wanted`, put the image and offer again."""
         return Decisions(decisions=host.open(pool).offer_many(offered.offers))
 
     @routes.post("/{pool}/entries")
     def find_entries(pool: Name, asked: Ids) -> Entries:
-        """The entries of these images, of those that have one."""
+        """The entries of those ids that have one."""
         return Entries(entries=list(host.open(pool).entries(asked.ids).values()))
 
     @routes.get("/{pool}/entries")
@@ -102,7 +102,7 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
 
     @routes.get("/{pool}/stats")
     def stats(pool: Name) -> Stats:
-        """The pool in figures."""
+        """The figures of the pool."""
         return host.open(pool).stats()
 
     @routes.post("/{pool}/verify")
@@ -112,7 +112,7 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
 
     @routes.post("/{pool}/sweep")
     def sweep(pool: Name, grace: Grace) -> Swept:
-        """Removes images that nothing has referred to for the grace period."""
+        """Removes images that no entry has referred to for the grace period."""
         return host.open(pool).sweep(grace.grace_seconds)
 
     @routes.get("/{pool}/dump")
@@ -122,7 +122,7 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
 
     @routes.put("/{pool}/dump", status_code=204)
     def restore(pool: Name, state: Dump) -> None:
-        """Makes the entries those of a snapshot."""
+        """Replaces the entries by those of a snapshot."""
         host.open(pool).restore({"meta": state.meta, "entries": state.entries})
 
     return routes

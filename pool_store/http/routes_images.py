@@ -52,7 +52,7 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
     """The image routes below `/v1/pools`; `shared` allows caches to give images to anyone."""
     forever = f"{'public' if shared else 'private'}, {FOREVER}"
     routes = APIRouter()
-    # Threads of their own, so that uploads never keep offers waiting; of them only some hold decoded pixels.
+    # Threads of their own, so that uploads never delay offers; only some of them hold decoded pixels.
     uploads = anyio.CapacityLimiter(4 * limits.decoders)
     decoding = threading.BoundedSemaphore(limits.decoders)
 
@@ -70,7 +70,7 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         return _answer(request, tag, cache, body)
 
     def store(pool: RewardPool, digest: str, data: bytes) -> bool:
-        """Whether the image was new; Problem where it is not what its digest says, or no image to take."""
+        """Whether the image was new; Problem if it does not match its digest, or is not an accepted image."""
         if pool.held(digest):
             return False
         with decoding:
@@ -84,7 +84,7 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
 
     @routes.put("/{pool}/blobs/{digest}", status_code=201, responses={204: {"description": "Held already."}})
     async def put_blob(pool: Name, digest: BlobDigest, body: Upload) -> Response:
-        """Stores an image durably, once it is found to be the one that its digest says."""
+        """Stores an image durably, after checking that it has this digest."""
 
         def put() -> int:
             return 201 if store(host.open(pool), digest, body) else 204
@@ -93,7 +93,7 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
 
     @routes.post("/{pool}/blobs")
     async def put_blobs(pool: Name, body: Archive) -> Uploads:
-        """Stores many images durably, each as if put alone: one that is refused keeps no other out."""
+        """Stores many images durably, each by itself: one that is refused does not affect the others."""
 
         def put() -> Uploads:
             opened = host.open(pool)
@@ -159,7 +159,7 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
 
 
 def entry_of(pool: RewardPool, id: str) -> Entry:
-    """The entry of `id`; PoolMissing where it has none."""
+    """The entry of `id`; PoolMissing if it has none."""
     found = pool.entries([id])
     if id not in found:
         raise PoolMissing(f"'{id}' has no reward in this pool yet: offer one")

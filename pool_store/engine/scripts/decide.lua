@@ -67,7 +67,7 @@ for i, score in ipairs(redis.call('ZMSCORE', best, unpack(ids))) do
 end
 
 -- A client that lost the answer sends the offers again: it gets the same answers, and nothing is counted twice.
--- Who lost would lose again, so that of those only the counting must be remembered: by the batch they came in.
+-- A losing offer would lose again; only its count must not be repeated, so the hash of its batch is kept.
 local replays, older = prefix .. 'replays:' .. generation, prefix .. 'replays:' .. (1 - generation)
 local this = redis.sha1hex(packed)
 tags[#tags + 1] = this
@@ -81,7 +81,7 @@ end
 local answers, remember, ranked, released, latest = {}, {}, {}, {}, {}
 local offers, replacements, stale, by_stage = 0, 0, 0, {}
 
--- What of the counting is the same whether the offer enters or not.
+-- Counts an offer, whether it enters or not.
 local function offered_in(stage, entered)
   local of_stage = by_stage[stage]
   if not of_stage then
