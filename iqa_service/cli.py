@@ -84,11 +84,12 @@ def reference(
     rainy: _Rainy = None,
 ) -> None:
     """Write the reference of an ensemble: how its members score some images."""
+    from iqa_service.registry import open_scorer
     from iqa_service.scorers.ensemble import write_reference
 
     problems: list[str] = []
     candidates = [candidate for _, candidate in _load(_find(images, problems), rainy, problems)]
-    written = write_reference(of, candidates, output)
+    written = write_reference(open_scorer, of, candidates, output)
     console.print(
         f"The reference of {written.images} images. Use it with local:ensemble?of={of}&reference={output}",
         soft_wrap=True,

@@ -6,7 +6,7 @@ from rgsud_core.errors import RgsudError
 
 
 class ScorerError(RgsudError):
-    """The scorer cannot do what was asked; its message names the thing and the remedy."""
+    """The scorer cannot do what was asked; the message names the cause and the remedy."""
 
 
 class ScorerAway(ScorerError):
@@ -17,8 +17,8 @@ class ScorerBusy(ScorerError):
     """The scorer's service has no room at the moment.
 
     Args:
-        scorer: which one.
-        retry_after: seconds after which asking again is welcome.
+        scorer: name of the scorer, for the message.
+        retry_after: seconds after which to try again.
     """
 
     def __init__(self, scorer: str, retry_after: float) -> None:

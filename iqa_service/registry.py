@@ -54,7 +54,7 @@ _SCHEMES = {
     "https": "iqa_service.serving.http_client:open_http",
 }
 _ANY_METRIC = "iqa_service.scorers.pyiqa_metrics:open_metric"
-"""Opens every other name after ``local:``; like the schemes' openers, it is given the name."""
+"""Opens every other name after ``local:``; is given it, and the names that this registry knows."""
 _MEMBERS = ("name", "fingerprint", "views", "score", "score_views", "close")
 """What every scorer must have."""
 
@@ -84,10 +84,9 @@ def has_place(spec: str) -> bool:
 
 
 def by_import_path(spec: str) -> bool:
-    """Whether an address is that of a class of somebody else's: ``package.module:Class``."""
-    return ":" in spec.partition("?")[0].removeprefix("local:") and (
-        not has_place(spec) or spec.startswith("local:")
-    )
+    """Whether an address is an import path, ``package.module:Class``, with or without ``local:``."""
+    name = spec.partition("?")[0].removeprefix("local:")
+    return ":" in name and (spec.startswith("local:") or not has_place(name))
 
 
 def absolute(spec: str) -> str:
@@ -108,7 +107,7 @@ def absolute(spec: str) -> str:
 
 
 def known_scorers() -> list[str]:
-    """The addresses of all scorers that this package holds itself."""
+    """The addresses of all scorers that have a name of their own."""
     return [f"local:{name}" for name in _LOCAL]
 
 
@@ -119,7 +118,7 @@ def _find_opener(name: str) -> Callable[..., Any]:
         return partial(opener, name if scheme.startswith("http") else target)
     if target in _LOCAL:
         found: Callable[..., Any] = load(_LOCAL[target])
-        return found
+        return partial(found, open_scorer) if target == "ensemble" else found
     if by_import_path(name):
         try:
             opener = load(target)
@@ -131,7 +130,7 @@ def _find_opener(name: str) -> Callable[..., Any]:
             raise ScorerError(f"'{name}' is no scorer but a {type(opener).__name__}: name a class")
         return opener
     if target:
-        return partial(load(_ANY_METRIC), target)
+        return partial(load(_ANY_METRIC), target, known_scorers())
     raise ScorerError(f"unknown scorer '{name}': {nearest(name, known_scorers())}")
 
 

@@ -1,6 +1,6 @@
-"""Imitated derainers: what an imperfect one makes of a rainy photograph, from the photograph itself.
+"""Artefacts of imperfect derainers, imitated on pairs of a photograph and its rainy version.
 
-The faults are those seen in unpaired training: rain left over, smeared or turned dark, ghosts of edges,
+The artefacts are those seen in unpaired training: rain left over, smeared or turned dark, ghosts of edges,
 checkerboards, and colours and brightness that drift.
 """
 
@@ -14,8 +14,8 @@ from scipy import ndimage
 from iqa_service.pretraining.degradations import Float, gaussian, smooth_field, to_uint8
 from rgsud_core.images import Image
 
-Fault = Callable[[Float, Float, Float, float, np.random.Generator], Float]
-"""What is added to (clean, rain, mask of the rain) at a strength in [0,1]; all in levels of 0..255."""
+Artefact = Callable[[Float, Float, Float, float, np.random.Generator], Float]
+"""The change of a clean image for (clean, rain, mask of the rain) and a strength in [0,1]; levels 0..255."""
 
 
 def _residual(clean: Float, rain: Float, mask: Float, strength: float, rng: np.random.Generator) -> Float:
@@ -87,7 +87,7 @@ def _noise(clean: Float, rain: Float, mask: Float, strength: float, rng: np.rand
     return 8 * strength * noise
 
 
-FAULTS: dict[str, Fault] = {
+ARTEFACTS: dict[str, Artefact] = {
     "residual": _residual,
     "negative": _negative,
     "softened": _softened,
@@ -103,20 +103,20 @@ FAULTS: dict[str, Fault] = {
 
 
 def imitate(clean: Image, rainy: Image, rng: np.random.Generator) -> Image:
-    """What some derainer might make of a rainy photograph: 1 to 3 faults, rain left over among them mostly.
+    """The result of an imagined derainer: 1 to 3 artefacts, often with rain left over.
 
     Args:
         clean: the photograph without rain, uint8 H,W,3.
         rainy: the same with rain, uint8 H,W,3.
-        rng: decides faults and strengths.
+        rng: source of artefacts and strengths.
     """
     base, wet = clean.astype(np.float32), rainy.astype(np.float32)
     rain = wet - base
     mask = np.clip(gaussian(np.abs(rain).max(axis=2, keepdims=True), 1) / 16, 0, 1)
-    kinds = {str(kind) for kind in rng.choice(list(FAULTS), int(rng.integers(1, 4)), replace=False)}
+    kinds = {str(kind) for kind in rng.choice(list(ARTEFACTS), int(rng.integers(1, 4)), replace=False)}
     if rng.uniform() < 0.5:
         kinds.add("residual")
     out = base.copy()
     for kind in sorted(kinds):
-        out += FAULTS[kind](base, rain, mask, float(rng.uniform(0.05, 1) ** 1.5), rng)
+        out += ARTEFACTS[kind](base, rain, mask, float(rng.uniform(0.05, 1) ** 1.5), rng)
     return to_uint8(out)

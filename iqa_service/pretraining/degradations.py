@@ -1,6 +1,6 @@
-"""Degradations, rendered: what the words of DA-CLIP look like, and what imperfect derainers leave behind.
+"""Rendered degradations: an example of each word of DA-CLIP.
 
-Every degradation takes a photograph, uint8 H,W,3 RGB, and a generator that decides its kind and strength, and
+Every degradation takes a photograph, uint8 H,W,3 RGB, and a random generator for its kind and strength, and
 returns an image of the same shape and type.
 """
 
@@ -33,7 +33,7 @@ def smooth_field(image: NDArray[Any], scale: float, rng: np.random.Generator) ->
     """A random field H,W in [0,1] over an image H,W,3 that varies within about ``scale`` pixels."""
     height, width = image.shape[:2]
     coarse = rng.uniform(0, 1, (int(height / scale) + 3, int(width / scale) + 3)).astype(np.float32)
-    # From inside the border, where the interpolation has neighbours on all sides.
+    # Inside the border, where the interpolation has neighbours on all sides.
     box = (1, 1, coarse.shape[1] - 1, coarse.shape[0] - 1)
     fine = PIL.Image.fromarray(coarse).resize((width, height), PIL.Image.Resampling.BICUBIC, box)
     values = np.asarray(fine)
@@ -48,7 +48,7 @@ def gaussian(image: Float, sigma: float) -> Float:
 
 
 def as_taken(image: Image, rng: np.random.Generator) -> Image:
-    """Still a clean photograph, but with another exposure and the grain and JPEG of common cameras."""
+    """A clean photograph with another exposure, and with the grain and JPEG of common cameras."""
     pixels = 255 * (image / 255.0) ** rng.uniform(0.8, 1.25)
     if rng.uniform() < 0.6:
         pixels = pixels + rng.normal(0, rng.uniform(0.5, 4), (*image.shape[:2], int(rng.choice([1, 3]))))
@@ -57,7 +57,7 @@ def as_taken(image: Image, rng: np.random.Generator) -> Image:
 
 
 def motion_blurry(image: Image, rng: np.random.Generator) -> Image:
-    """Blurred along a line, out of focus, or smeared by a median as an over-eager filter does."""
+    """Blurred along a line, out of focus, or smeared by a median filter."""
     pixels = image.astype(np.float32)
     kind = rng.integers(3)
     if kind == 0:
@@ -83,7 +83,7 @@ def _jpeg(image: Image, quality: int) -> Image:
 
 
 def hazy(image: Image, rng: np.random.Generator) -> Image:
-    """Air light over a transmission that varies with an imagined depth."""
+    """Air light over a transmission that varies with a random depth."""
     depth = smooth_field(image, 100, rng)
     transmission = np.exp(-rng.uniform(0.3, 1.0) - rng.uniform(0, 0.8) * depth)[..., None]
     air = rng.uniform(170, 250) * rng.uniform(0.97, 1.03, 3)
@@ -91,18 +91,18 @@ def hazy(image: Image, rng: np.random.Generator) -> Image:
 
 
 def jpeg_compressed(image: Image, rng: np.random.Generator) -> Image:
-    """Through JPEG at a quality of 5 to 40."""
+    """JPEG compression at a quality of 5 to 40."""
     return _jpeg(image, int(rng.integers(5, 41)))
 
 
 def low_light(image: Image, rng: np.random.Generator) -> Image:
-    """Exposed 2 to 8 times too short, with the noise of that."""
+    """Underexposed by a factor of 2 to 8, with noise."""
     dark = 255 * (image / 255.0) ** rng.uniform(1.2, 2.0) * rng.uniform(0.15, 0.5)
     return to_uint8(dark + rng.normal(0, rng.uniform(0, 3), image.shape))
 
 
 def noisy(image: Image, rng: np.random.Generator) -> Image:
-    """Gaussian noise of 5 to 40 levels, of each channel or of all alike."""
+    """Gaussian noise of 5 to 40 levels, per channel or equal in all."""
     noise = rng.normal(0, rng.uniform(5, 40), (*image.shape[:2], int(rng.choice([1, 3]))))
     return to_uint8(image + noise)
 
@@ -129,7 +129,7 @@ def rainy(image: Image, rng: np.random.Generator) -> Image:
 
 
 def shadowed(image: Image, rng: np.random.Generator) -> Image:
-    """The shadow of something out of sight, soft at its edge."""
+    """A shadow with a soft edge."""
     field = smooth_field(image, rng.uniform(40, 120), rng)
     shade = np.clip((field - np.quantile(field, rng.uniform(0.3, 0.7))) * rng.uniform(4, 40), 0, 1)
     return to_uint8(image * (1 - rng.uniform(0.4, 0.8) * shade[..., None]))

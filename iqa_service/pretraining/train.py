@@ -1,4 +1,4 @@
-"""Pretraining of daclip-lite, a compact DA-CLIP, from clean photographs and what it renders over them.
+"""Pretraining of daclip-lite, a compact DA-CLIP, on clean photographs and rendered degradations of them.
 
 Two losses. The contrastive one of DA-CLIP ties each image to the word of its degradation ("clean" is an
 eleventh word). The ranking one orders several derained versions of one photograph, imitated ones and those of
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -23,36 +23,35 @@ from torch.utils.data import DataLoader, Dataset
 from iqa_service.errors import ScorerError
 from iqa_service.pretraining.artefacts import imitate
 from iqa_service.pretraining.degradations import DEGRADATIONS, as_taken
-from iqa_service.pretraining.practice_derainers import Sparring
+from iqa_service.pretraining.practice_derainers import PracticeDerainers
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.daclip import WORDS, DaCLIP, Rule, save_daclip
 from iqa_service.scorers.daclip_iqa import log_odds
 from rgsud_core.degradation.rendered import add_rain, random_look
 from rgsud_core.images import Image, list_images, read_image
 from rgsud_core.quality import psnr
+from rgsud_core.settings import Settings
 
 LITE_RULE = Rule(words=(*WORDS, "clean"), degraded=WORDS, views="tiles")
 Progress = Callable[[int, dict[str, float]], None]
 """Called with the step and the mean losses since the last call."""
 
-_IMITATIONS, _SPARRINGS = 3, 3
+_IMITATIONS, _DERAINED = 3, 3
 _BEST = 50.0
-"""dB above which nobody sees a difference: the clean photograph itself counts as this."""
+"""dB above which differences are invisible; the PSNR of the clean photograph itself is set to this."""
 
 
-class PretrainSettings(BaseModel):
-    """How daclip-lite is trained."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class PretrainSettings(Settings):
+    """Settings of the pretraining of daclip-lite."""
 
     photographs: Path
     """Folder of clean photographs, searched with its subfolders."""
     output: Path = Path("daclip-lite.safetensors")
     steps: int = Field(4000, ge=1)
     groups: int = Field(8, ge=1)
-    """Photographs of which derained versions are ordered, a step."""
+    """Photographs per step whose derained versions are ordered."""
     labelled: int = Field(22, ge=1)
-    """Images matched with the word of their degradation, a step."""
+    """Images per step that are matched with the word of their degradation."""
     learning_rate: float = Field(1e-3, gt=0)
     width: int = Field(96, ge=32, multiple_of=32)
     layers: int = Field(4, ge=1)
@@ -61,7 +60,7 @@ class PretrainSettings(BaseModel):
     patch: int = Field(8, ge=4)
     seed: int = 0
     workers: int = Field(1, ge=0)
-    """Processes that render."""
+    """Processes that render the images."""
     report_every: int = Field(50, ge=1)
 
 
@@ -119,7 +118,7 @@ class _Rendered(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return DEGRADATIONS[word](crop, rng) if word in DEGRADATIONS else crop
 
     def crop(self, rng: np.random.Generator) -> Image:
-        """A square of a photograph, shrunk, mostly one that shows something."""
+        """A square of a photograph, shrunk, preferably one with contrast."""
         crop = np.zeros((0,), np.uint8)
         for _ in range(4):
             photograph = self.photographs[int(rng.integers(len(self.photographs)))]
@@ -173,7 +172,7 @@ def pretrain(settings: PretrainSettings, progress: Progress | None = None) -> Pa
     torch.manual_seed(settings.seed)
     data = _Rendered(settings)
     model = DaCLIP(_config(settings), image_tower=False)
-    # Eleven words use some twenty of its rows: as they were drawn they serve as well.
+    # Eleven words use some twenty of its rows, for which random embeddings serve as well.
     model.clip.token_embedding.weight.requires_grad_(False)
     model.visual_control.conv1.weight.data = _whitening(data, model)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -189,12 +188,12 @@ def pretrain(settings: PretrainSettings, progress: Progress | None = None) -> Pa
         optimiser,
         lambda n: min((n + 1) / warm_up, (1 + math.cos(math.pi * min(1, n / settings.steps))) / 2 + 1e-3),
     )
-    sparring = Sparring(6, max(2, settings.steps // 15), np.random.default_rng(settings.seed))
+    derainers = PracticeDerainers(6, max(2, settings.steps // 15), np.random.default_rng(settings.seed))
     degraded = torch.tensor([word in LITE_RULE.degraded for word in LITE_RULE.words])
     tokens = model.tokenize(LITE_RULE.words)
     means: dict[str, list[float]] = {"contrastive": [], "ranking": []}
     for number, (groups, labelled, words) in enumerate(_batches(data, settings.workers), start=1):
-        groups = _with_sparring(groups, sparring)
+        groups = _with_derained(groups, derainers)
         tiles = _cut(groups, settings.tile)
         error = (tiles.float() - tiles[:, :1].float()).square().mean(dim=(2, 3, 4))
         quality = (10 * torch.log10(255**2 / error.clamp(min=1e-3))).clamp(max=_BEST)
@@ -259,7 +258,7 @@ def _config(settings: PretrainSettings) -> dict[str, object]:
 def _whitening(data: _Rendered, model: DaCLIP) -> Tensor:
     """Patch embedding W,3,P,P that gives the principal components of clean patches equal variance.
 
-    Otherwise rain, blur and noise, which are small beside the content of a patch, are learnt late.
+    Rain, blur and noise are small beside the content of a patch; without whitening they are learnt late.
     """
     rng = np.random.default_rng(data.settings.seed)
     crops = np.stack([data.crop(rng) for _ in range(200)])
@@ -273,18 +272,18 @@ def _whitening(data: _Rendered, model: DaCLIP) -> Tensor:
 
 
 def _batches(data: _Rendered, workers: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    # One torch thread a worker is the loader's own rule; scipy and PIL use one anyway.
+    # The loader gives each worker one torch thread; scipy and PIL use one anyway.
     return iter(DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context=None))
 
 
-def _with_sparring(groups: Tensor, sparring: Sparring) -> Tensor:
+def _with_derained(groups: Tensor, derainers: PracticeDerainers) -> Tensor:
     clean, wet = groups[:, 0].float() / 255, groups[:, 1].float() / 255
-    sparring.train(clean, wet)
-    derained = [(255 * sparring.derain(wet)).round().byte() for _ in range(_SPARRINGS)]
+    derainers.train(clean, wet)
+    derained = [(255 * derainers.derain(wet)).round().byte() for _ in range(_DERAINED)]
     return torch.cat([groups, torch.stack(derained, dim=1)], dim=1)
 
 
 def _cut(groups: Tensor, tile: int) -> Tensor:
-    """The middle tile of each candidate: the faults that a network makes at the border are left out."""
+    """The middle tile of each candidate, without the artefacts of a network at the border."""
     margin = (groups.shape[-1] - tile) // 2
     return groups[..., margin : margin + tile, margin : margin + tile]

@@ -24,7 +24,7 @@ class OracleBackend(ScoreBackend):
     """Scores by the true PSNR-Y (at most 100 dB, luma not rounded) less 30 dB: for evaluation only.
 
     Args:
-        truth: folder of clean images; that of a candidate has its id as path without suffix.
+        truth: folder of clean images; the one of a candidate has the candidate's id as path without suffix.
     """
 
     name = "oracle"
@@ -50,7 +50,7 @@ class OracleBackend(ScoreBackend):
         check_image(candidate.image, f"candidate '{candidate.id}'")
         if candidate.id not in self._files:
             raise ScorerError(
-                f"no truth for '{candidate.id}' in '{self._truth}': give the folder of its scenes"
+                f"no truth for '{candidate.id}' in '{self._truth}': give the folder of its clean images"
             )
         try:
             truth = read_image(self._files[candidate.id])
@@ -65,7 +65,7 @@ class OracleBackend(ScoreBackend):
 
 
 class LatestBackend(ScoreBackend):
-    """Scores each candidate above all before it: a pool that always takes the newest.
+    """Scores each candidate above all before it, so that a pool always takes the newest.
 
     Args:
         start: score of the first candidate; raise it when a run resumes with its old pool.
@@ -86,10 +86,10 @@ class LatestBackend(ScoreBackend):
 
 
 class RandomBackend(ScoreBackend):
-    """Normally distributed scores decided by seed, id and pixels: the same image, the same score.
+    """Normally distributed scores, a function of seed, id and pixels.
 
     Args:
-        seed: another seed, another order.
+        seed: seed of the scores.
     """
 
     name = "random"

@@ -1,4 +1,4 @@
-"""Weights of others, as torch wrote them."""
+"""Safe loading of third-party torch checkpoints (tensors only)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rgsud_core.errors import first_line
 
 
 def read_state(file: Path) -> Any:
-    """What ``torch.save`` wrote, tensors and plain containers only.
+    """The content of a file of ``torch.save``, if it is tensors and plain containers only.
 
     Raises:
-        ScorerError: the file is missing, cut short, or something else.
+        ScorerError: the file is missing, cut short, or holds anything else.
     """
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # what torch.load raises on a damaged file is not one class
-        # Torch explains at length how to run the code in such a file all the same.
+        # The message of torch recommends to run the code in such a file.
         damaged = isinstance(error, UnpicklingError)
-        said = "no plain tensors, or damaged" if damaged else first_line(error)
-        raise ScorerError(f"cannot read '{file}' as weights ({said}): fetch it again") from error
+        reason = "no plain tensors, or damaged" if damaged else first_line(error)
+        raise ScorerError(f"cannot read '{file}' as weights ({reason}): fetch it again") from error

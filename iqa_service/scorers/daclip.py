@@ -1,4 +1,4 @@
-"""DA-CLIP on open_clip: a CLIP with a controller that tells which degradation an image shows.
+"""DA-CLIP on open_clip: a CLIP with a controller that classifies the degradation in an image.
 
 Luo et al., "Controlling Vision-Language Models for Multi-Task Image Restoration", ICLR 2024. The parameter
 names are those of the released checkpoints, which load as they are.
@@ -42,14 +42,14 @@ WORDS = (
 """The degradations of the released checkpoints, in their order. There is no "clean" among them."""
 
 _TEMPERATURE = 100.0
-"""Of the softmax over words: the released checkpoints were trained up to it and are asked at it."""
+"""Logit scale of the softmax over words, as in the training of the released checkpoints."""
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _HEAD_WIDTH = 64
-"""Of every published CLIP transformer; the number of heads leaves no trace in the tensors."""
+"""Channels per head in every published CLIP transformer; tensors do not show the number of heads."""
 
 
 class Rule(BaseModel):
-    """What the words of a DA-CLIP mean for the quality of an image."""
+    """Which words of a DA-CLIP count as degraded."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,7 +66,11 @@ class Rule(BaseModel):
 
 
 class _ControlledTransformer(nn.Module):
-    """The controller's blocks, each with the projection of what it hands to the image tower."""
+    """The controller's blocks, each with the projection that feeds the image tower (``zero_modules``).
+
+    The projections have no influence on degradation features; they are there so that released checkpoints
+    load whole, and for conformance tests of :meth:`DaCLIP.encode_image`.
+    """
 
     def __init__(self, transformer: nn.Module, zero_modules: bool) -> None:
         super().__init__()
@@ -103,7 +107,7 @@ class DaCLIP(nn.Module):
         self._tokenize = open_clip.SimpleTokenizer(context_length=self.clip.context_length)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Pixels as the towers take them, float32 N,3,S,S, from uint8 N,3,S,S."""
+        """Normalised pixels, float32 N,3,S,S, from uint8 N,3,S,S."""
         mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) for v in (_MEAN, _STD))
         return (images.float() / 255 - mean) / std
 
@@ -113,6 +117,8 @@ class DaCLIP(nn.Module):
 
     def encode_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Controlled image features and degradation features, both N,E and not normalised.
+
+        Scoring does not need it: it exists to test conformance with the released model.
 
         Args:
             pixels: N,3,S,S from :meth:`normalise`.
@@ -124,7 +130,7 @@ class DaCLIP(nn.Module):
             raise ScorerError("this DA-CLIP holds no image tower: load the full checkpoint to encode images")
         degradation, hidden = self._control(pixels)
         x = self.visual._embeds(pixels)
-        # The last hidden of the controller goes to the first block: the released weights were trained so.
+        # The controller's last hidden state goes to the first block, as the released weights were trained.
         for block in self.visual.transformer.resblocks:
             x = block(x) + hidden.pop()
         return self.visual._pool(x)[0] @ self.visual.proj, degradation
@@ -135,7 +141,7 @@ class DaCLIP(nn.Module):
         return features
 
     def tokenize(self, words: Sequence[str]) -> Tensor:
-        """int64 tokens N,L of the words as they stand, without a template."""
+        """int64 tokens N,L of the words themselves, without a template."""
         tokens: Tensor = self._tokenize(list(words))
         return tokens
 
@@ -150,7 +156,7 @@ class DaCLIP(nn.Module):
 
     @torch.inference_mode()
     def degradation_probabilities(self, images: Tensor, words: Sequence[str] = WORDS) -> Tensor:
-        """Probabilities N,W of the words, of uint8 images N,3,H,W seen as CLIP sees them (shrunk, centre)."""
+        """Probabilities N,W of the words, of uint8 images N,3,H,W, resized and cropped as by CLIP."""
         squares = [centre(image.permute(1, 2, 0).cpu().numpy(), self.image_size) for image in images]
         pixels = self.normalise(torch.from_numpy(np.concatenate(squares)).permute(0, 3, 1, 2))
         text = self.text_directions(words)
@@ -174,7 +180,7 @@ class DaCLIP(nn.Module):
 
 
 def find_weights(path: str | Path) -> Path:
-    """The file behind a path or ``hf://OWNER/REPOSITORY/FILE``, fetched into the hub's cache at need."""
+    """The file behind a path or ``hf://OWNER/REPOSITORY/FILE``, downloaded into the hub's cache at need."""
     name = str(path)
     if not name.startswith("hf://"):
         if not Path(name).is_file():
@@ -240,10 +246,10 @@ def load_daclip(path: str | Path, model_config: Mapping[str, Any] | str | None =
 
 
 def save_daclip(model: DaCLIP, rule: Rule, path: Path) -> None:
-    """Write what scoring needs of a model as float16 .safetensors, configuration and rule in the header."""
+    """Write the tensors that scoring needs as float16 .safetensors, configuration and rule in the header."""
     state = model.scoring_state() | {"logit_scale": model.logit_scale, "clip.logit_scale": model.logit_scale}
     halves = {key: tensor.detach().half().cpu().clone() for key, tensor in state.items()}
-    # One entry only: safetensors writes several in any order, and equal models shall give equal files.
+    # One entry only: safetensors writes several in any order, and equal models must give equal files.
     header = json.dumps({"config": model.config, "rule": rule.model_dump(mode="json")})
     safetensors.torch.save_file(halves, path, metadata={"daclip": header})
 

@@ -28,7 +28,7 @@ from rgsud_core.images import Image
 LITE_WEIGHTS = Path(__file__).parents[1] / "weights" / "daclip-lite.safetensors"
 _HUB = "hf://weblzw/daclip-uir-ViT-B-32-irsde"
 _VERSION = 2
-"""Raise when the same weights, words, views and precision come to score differently."""
+"""Increase when the same weights, words, views and precision come to score differently."""
 _VIEWS_AT_ONCE = 64
 _RAIN_LIKE = ("rainy", "raindrop", "snowy", "hazy")
 
@@ -119,15 +119,15 @@ def _in_precision(model: DaCLIP, precision: Precision) -> DaCLIP:
     if precision == "float32":
         return model
     lowered = copy.copy(model)
-    lowered._modules = dict(model._modules)  # or the caller's model would change with its copy
+    lowered._modules = dict(model._modules)  # so that the caller's model stays as it is
     lowered.visual_control = copy.deepcopy(model.visual_control).bfloat16()
     return lowered
 
 
 def _fingerprint(model: DaCLIP, rule: Rule, views: Views, precision: Precision) -> str:
     digest = hashlib.sha256()
-    said = [_VERSION, views.model_dump(), rule.model_dump(mode="json", exclude={"views"}), precision]
-    digest.update(json.dumps(said).encode())
+    settings = [_VERSION, views.model_dump(), rule.model_dump(mode="json", exclude={"views"}), precision]
+    digest.update(json.dumps(settings).encode())
     for key, tensor in sorted(model.scoring_state().items()):
         digest.update(f"{key} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
@@ -138,18 +138,18 @@ def choose_words(rule: Rule, words: str) -> Rule:
     """The rule with other words counted as degraded.
 
     Args:
-        rule: what the model was taught.
+        rule: the words that the model was trained on.
         words: ``rain-like`` (rainy, raindrop, snowy, hazy), ``degraded`` (all but clean), or words of the
             rule with commas between them: ``rainy``, ``rainy,snowy``.
 
     Raises:
-        ScorerError: a word that the rule has not (the nearest one is given), or the model was not taught
-            what a clean image is and ``degraded`` asks for it.
+        ScorerError: the rule has no such word (the nearest one is given), or ``degraded`` is chosen for a
+            model that has no word "clean".
     """
     if words == "degraded":
         if "clean" not in rule.words:
             raise ScorerError(
-                "words=degraded weighs 'clean' against all other words, and this DA-CLIP was not taught it: "
+                "words=degraded weighs 'clean' against all other words, which this DA-CLIP does not have: "
                 "write words=rainy or words=rain-like"
             )
         return rule.model_copy(update={"degraded": tuple(word for word in rule.words if word != "clean")})

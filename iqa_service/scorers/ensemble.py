@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.special import logsumexp
 
 from iqa_service.errors import ScorerError
-from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from rgsud_core.addresses import split_outside_brackets
 
 _VERSION = 1
-"""Raise when the same members and reference come to score differently."""
+"""Increase when the same members and reference come to score differently."""
 _QUANTILES = 64
 _FEWEST = 8
 """Smallest number of reference images; the fewer there are, the coarser the ranks."""
 Floats = NDArray[np.float64]
+Open = Callable[[str], ScoreBackend]
+"""Opens the scorer of an address, as :func:`iqa_service.registry.open_scorer` does."""
 
 
 class MemberReference(BaseModel):
@@ -57,9 +58,10 @@ class EnsembleBackend(ScoreBackend):
 
     A member's rank of an image is sigmoid(z), z being linear in its log-odds between the reference's
     quantiles, and beyond the outermost as steep as from the lowest to the highest, so that no two scores
-    share a rank.
+    have the same rank.
 
     Args:
+        open_scorer: opens a member.
         of: members with commas between them, options in brackets: ``daclip-lite(views=centre),niqe``. One
             without a scheme is ``local:``.
         reference: path of the file with their distributions.
@@ -70,7 +72,7 @@ class EnsembleBackend(ScoreBackend):
 
     name = "ensemble"
 
-    def __init__(self, of: str, reference: Path) -> None:
+    def __init__(self, open_scorer: Open, /, of: str, reference: Path) -> None:
         specs = member_specs(of)
         try:
             content = reference.read_bytes()
@@ -128,10 +130,11 @@ def member_specs(of: str) -> list[str]:
     return specs
 
 
-def write_reference(of: str, candidates: Sequence[Candidate], path: Path) -> Reference:
+def write_reference(open_scorer: Open, of: str, candidates: Sequence[Candidate], path: Path) -> Reference:
     """Score reference images with each member and keep the quantiles.
 
     Args:
+        open_scorer: opens a member.
         of: members, see :class:`EnsembleBackend`.
         candidates: at least 8 images like those to be ranked: derained ones, good and bad.
         path: path of the file.

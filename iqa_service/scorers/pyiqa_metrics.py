@@ -1,7 +1,7 @@
 """Published no-reference metrics by name, through pyiqa: musiq, clipiqa, nima, qalign, niqe, ...
 
-A metric says of itself which way is better and what its scores range over; :func:`to_log_odds` makes of that
-what the project compares. Each sees the whole image at native resolution, one at a time.
+pyiqa states for each metric whether lower is better and the range of its scores; :func:`to_log_odds` turns
+them into log-odds. Each metric is given the whole image at native resolution, one at a time.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from iqa_service.scorers.views import check_image
 from rgsud_core.errors import first_line, nearest
 
 _VERSION = 1
-"""Raise when the same metric comes to score differently."""
+"""Increase when the same metric comes to score differently."""
 _EDGE = 1e-2
-"""Share of a range at either end where log-odds go on as a straight line."""
+"""Share of the range at either end in which log-odds continue as a straight line."""
 _OF_SETS = {"FID", "InceptionScore", "CLIPScore"}
 """Architectures that compare sets of images, or an image with a caption."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What a metric says of its scores."""
+    """Range and direction of a metric's scores."""
 
     low: float | None
-    """Their lower bound, strict or rough; none where it states none."""
+    """Lower bound, strict or rough; None if pyiqa states none."""
     high: float | None
     lower_better: bool
 
@@ -71,14 +71,14 @@ def to_log_odds(score: float, scale: Scale) -> float:
 class MetricBackend(ScoreBackend):
     """A metric of pyiqa in this process.
 
-    The same image always gets the same score: metrics that look at random crops draw the same ones.
+    The same image always gets the same score: metrics that sample random crops draw the same ones.
 
     Args:
-        name: that pyiqa gives it.
-        device: where it runs; a GPU if there is one when left out.
-        weights: a local file in place of those that pyiqa would fetch: a state dict (.pth, .pt), or the
+        name: name of the metric in pyiqa.
+        device: ``cpu`` or ``cuda``. Default: a GPU if there is one.
+        weights: a local file in place of the weights that pyiqa downloads: a state dict (.pth, .pt), or the
             pristine model of niqe (.mat, or .npz as BasicSR has it).
-        options: of the metric's architecture in pyiqa, such as ``pretrained``.
+        options: options of the metric's architecture in pyiqa, such as ``pretrained``.
 
     Raises:
         ScorerError: pyiqa is not installed, knows no such metric, or cannot open it.
@@ -90,7 +90,7 @@ class MetricBackend(ScoreBackend):
 
         self.name = name
         state = None
-        with tempfile.TemporaryDirectory() as scratch, _reproducible(), _told(name):
+        with tempfile.TemporaryDirectory() as scratch, _reproducible(), _errors_of(name):
             if weights is not None:
                 if not weights.is_file():
                     raise ScorerError(f"no weights at '{weights}': give the path of a file")
@@ -134,25 +134,23 @@ class MetricBackend(ScoreBackend):
 
 
 def open_metric(
-    name: str, /, weights: Path | None = None, device: str | None = None, **options: str
+    name: str, known: Sequence[str], /, weights: Path | None = None, device: str | None = None, **options: str
 ) -> MetricBackend:
     """The metric that pyiqa has under this name; ``device``, ``weights`` and its own options as text (YAML).
 
     Raises:
         ScorerError: see :class:`MetricBackend`; a metric that needs more than the image is refused too.
     """
-    from iqa_service.registry import known_scorers
-
     if importlib.util.find_spec("pyiqa") is None:
         raise ScorerError(
-            f"unknown scorer 'local:{name}': {nearest(f'local:{name}', known_scorers())} "
+            f"unknown scorer 'local:{name}': {nearest(f'local:{name}', known)} "
             "The metrics of pyiqa come with pip install 'rgsud[metrics]'"
         )
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
     fit = [
-        known
-        for known, config in DEFAULT_CONFIGS.items()
+        metric
+        for metric, config in DEFAULT_CONFIGS.items()
         if config["metric_mode"] == "NR" and config["metric_opts"]["type"] not in _OF_SETS
     ]
     if name in DEFAULT_CONFIGS and name not in fit:
@@ -160,8 +158,8 @@ def open_metric(
             f"'{name}' needs more than the one image that is scored: take a no-reference metric"
         )
     if name not in fit:
-        own = [*known_scorers(), *(f"local:{known}" for known in fit)]
-        raise ScorerError(f"unknown scorer 'local:{name}': {nearest(f'local:{name}', own)}")
+        known = [*known, *(f"local:{metric}" for metric in fit)]
+        raise ScorerError(f"unknown scorer 'local:{name}': {nearest(f'local:{name}', known)}")
     try:
         return MetricBackend(
             name, device, weights, {key: yaml.safe_load(value) for key, value in options.items()}
@@ -192,8 +190,8 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
-def _fingerprint(net: torch.nn.Module, said: list[Any]) -> str:
-    digest = hashlib.sha256(json.dumps(said, default=str).encode())
+def _fingerprint(net: torch.nn.Module, options: list[Any]) -> str:
+    digest = hashlib.sha256(json.dumps(options, default=str).encode())
     # Some metrics hold their statistics as plain attributes, which no state dict lists.
     for name, module in net.named_modules():
         plain = {key: value for key, value in vars(module).items() if isinstance(value, torch.Tensor)}
@@ -204,8 +202,8 @@ def _fingerprint(net: torch.nn.Module, said: list[Any]) -> str:
 
 
 @contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Whatever goes wrong while a metric is opened as one sentence; what it prints on standard error."""
+def _errors_of(name: str) -> Iterator[None]:
+    """Turns every error of opening a metric into a ScorerError; its prints go to standard error."""
     logging.getLogger("pyiqa").setLevel(logging.WARNING)
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -214,11 +212,11 @@ def _told(name: str) -> Iterator[None]:
         raise
     except pickle.UnpicklingError as error:
         raise ScorerError(
-            f"the weights given to 'local:{name}' are no plain tensors: give a state dict"
+            f"the weights given to 'local:{name}' are not plain tensors: give a state dict"
         ) from error
-    except Exception as error:  # pyiqa, and the packages below it, have no class for what goes wrong
+    except Exception as error:  # pyiqa and the packages below it have no error class of their own
         raise ScorerError(
-            f"cannot open 'local:{name}' ({first_line(error)}): its weights are fetched from the network "
+            f"cannot open 'local:{name}' ({first_line(error)}): its weights are downloaded "
             f"unless given, local:{name}?weights=PATH, and its other options are those of pyiqa"
         ) from error
 

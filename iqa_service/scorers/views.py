@@ -14,13 +14,13 @@ from iqa_service.errors import ScorerError
 from rgsud_core.images import Image
 
 TILES = 256
-"""Tiles of an image at most: all of a photograph of 12 megapixels at 224 pixels, of one of 1 at 64."""
+"""Default limit of tiles: covers an image of 12 megapixels at 224 pixels, one of 1 megapixel at 64."""
 _LONGEST = 100
-"""Times the shorter side; a strip enlarged to a scorer's size would not fit the memory."""
+"""Largest aspect ratio; a longer strip, enlarged to a scorer's size, would not fit into memory."""
 
 
 def check_image(image: Image, name: str = "image") -> None:
-    """Refuse what is not a photograph: anything but a non-empty uint8 H,W,3.
+    """Refuse anything but a non-empty uint8 H,W,3 image.
 
     Raises:
         ScorerError: names the image, its type and its shape.
@@ -45,7 +45,7 @@ def _with_shorter_side(image: Image, size: int) -> Image:
 
 
 def centre(image: Image, size: int) -> Image:
-    """The view of CLIP: shorter side resized to ``size`` (bicubic, antialiased), the square in the middle.
+    """CLIP's view: shorter side resized to ``size`` (bicubic, antialiased), centre crop.
 
     Args:
         image: uint8 H,W,3 RGB of any size.
@@ -71,7 +71,7 @@ def tiles(image: Image, size: int, limit: int = TILES) -> Image:
     Args:
         image: uint8 H,W,3 RGB of any size.
         size: edge of a tile, pixels.
-        limit: tiles at most, from 1 up.
+        limit: largest number of tiles, at least 1.
 
     Returns:
         uint8 V,S,S,3, row by row.
@@ -108,7 +108,7 @@ class Views(BaseModel):
     size: int = Field(ge=1)
     """Edge of a square, pixels."""
     tiles: int = Field(default=TILES, ge=1)
-    """How many there are at most; ``centre`` is always one."""
+    """Largest number of tiles; ``centre`` is always one square."""
 
     def cut(self, image: Image) -> Image:
         """The squares of an image, uint8 H,W,3: uint8 V,S,S,3.

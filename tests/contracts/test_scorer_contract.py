@@ -70,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, scene: Image) -> Path:
     (folder / "slope.txt").write_text("0.4")
     rng = np.random.default_rng(0)
     made = [Candidate(str(n), add_rain(scene, random_look(rng, 0.2 * n + 0.1), rng)) for n in range(8)]
-    write_reference("daclip-lite,daclip-lite(views=centre)", made, folder / "reference.json")
+    write_reference(open_scorer, "daclip-lite,daclip-lite(views=centre)", made, folder / "reference.json")
     return folder
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from iqa_service.pretraining.artefacts import FAULTS, imitate
+from iqa_service.pretraining.artefacts import ARTEFACTS, imitate
 from iqa_service.pretraining.degradations import DEGRADATIONS, rainy
 from iqa_service.scorers.daclip import WORDS
 from rgsud_core.quality import psnr
@@ -43,14 +43,14 @@ def test_degradations_do_what_their_words_say(seed, china):
     assert detail(render("jpeg-compressed")) != detail(china)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ARTEFACTS)
 def test_a_fault_grows_with_its_strength(fault, china):
     wet = rainy(china, np.random.default_rng(0))
     clean, rain = china.astype(np.float32), wet.astype(np.float32) - china
     mask = np.clip(rain.max(axis=2, keepdims=True) / 16, 0, 1)
 
     def size(strength):
-        added = FAULTS[fault](clean, rain, mask, strength, np.random.default_rng(1))
+        added = ARTEFACTS[fault](clean, rain, mask, strength, np.random.default_rng(1))
         assert np.broadcast_shapes(added.shape, clean.shape) == clean.shape
         return np.abs(added).mean()
 

@@ -3,7 +3,7 @@ import PIL.Image
 import pytest
 import torch
 
-from iqa_service.pretraining.practice_derainers import Sparring
+from iqa_service.pretraining.practice_derainers import PracticeDerainers
 from iqa_service.pretraining.train import (
     LITE_RULE,
     PretrainSettings,
@@ -112,18 +112,18 @@ def test_ordering_measures_agreement_with_the_truth(sign, tmp_path, china):
     assert (figures["regret_db"] == 0) if sign > 0 else (figures["regret_db"] > 5)
 
 
-def test_sparring_derainers_learn_and_start_anew():
+def test_practice_derainers_learn_and_start_anew():
     torch.manual_seed(0)
-    sparring = Sparring(1, 10_000, np.random.default_rng(0))
+    derainers = PracticeDerainers(1, 10_000, np.random.default_rng(0))
     clean = torch.rand(4, 3, 16, 16)
     rainy = (clean + 0.3).clamp(0, 1)
-    assert (sparring.derain(rainy) - rainy).abs().mean() < 0.1
+    assert (derainers.derain(rainy) - rainy).abs().mean() < 0.1
     for _ in range(150):
-        sparring.train(clean, rainy)
-    learnt = torch.stack([(sparring.derain(rainy) - clean).abs().mean() for _ in range(20)])
+        derainers.train(clean, rainy)
+    learnt = torch.stack([(derainers.derain(rainy) - clean).abs().mean() for _ in range(20)])
     assert learnt.min() < 0.5 * (rainy - clean).abs().mean()
     assert len(set(learnt.tolist())) > 5
-    short = Sparring(1, 2, np.random.default_rng(0))
+    short = PracticeDerainers(1, 2, np.random.default_rng(0))
     for _ in range(5):
         short.train(clean, rainy)
     least = min((short.derain(rainy) - rainy).abs().max().item() for _ in range(10))

@@ -136,5 +136,5 @@ def test_the_words_that_count_are_a_setting(daclip):
     assert choose_words(taught, "rainy").views == "tiles"
     with pytest.raises(ScorerError, match="does not know 'reiny', did you mean 'rainy'"):
         choose_words(taught, "reiny")
-    with pytest.raises(ScorerError, match="was not taught it: write words=rainy"):
+    with pytest.raises(ScorerError, match="does not have: write words=rainy"):
         choose_words(RULE, "degraded")

@@ -23,7 +23,7 @@ def candidates(count: int, name: str = "x") -> list[Candidate]:
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
-    write_reference(OF, candidates(400), tmp_path / "made/reference.json")
+    write_reference(open_scorer, OF, candidates(400), tmp_path / "made/reference.json")
     return tmp_path / "made/reference.json"
 
 
@@ -58,7 +58,7 @@ def test_a_score_depends_on_no_other_candidate(reference: Path) -> None:
 
 
 def test_beyond_the_reference_better_is_still_better(tmp_path: Path) -> None:
-    write_reference("latest,latest(start=50)", candidates(100), tmp_path / "r.json")
+    write_reference(open_scorer, "latest,latest(start=50)", candidates(100), tmp_path / "r.json")
     high, low = (
         open_scorer(f"local:ensemble?of=latest,latest(start=50)&reference={tmp_path / 'r.json'}")
         for _ in range(2)
@@ -70,11 +70,11 @@ def test_beyond_the_reference_better_is_still_better(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_is_of_members_and_reference(reference: Path, tmp_path: Path) -> None:
-    first = EnsembleBackend(OF, reference).fingerprint
-    write_reference(OF, candidates(300), tmp_path / "other.json")
-    assert EnsembleBackend(OF, tmp_path / "other.json").fingerprint != first
+    first = EnsembleBackend(open_scorer, OF, reference).fingerprint
+    write_reference(open_scorer, OF, candidates(300), tmp_path / "other.json")
+    assert EnsembleBackend(open_scorer, OF, tmp_path / "other.json").fingerprint != first
     with pytest.raises(ScorerError, match=r"was made for local:random\?seed=1, .* do not score as"):
-        EnsembleBackend("random(seed=1),random(seed=3)", reference)
+        EnsembleBackend(open_scorer, "random(seed=1),random(seed=3)", reference)
 
 
 def test_bad_input_is_named(reference: Path, tmp_path: Path) -> None:
@@ -85,14 +85,14 @@ def test_bad_input_is_named(reference: Path, tmp_path: Path) -> None:
         ("random,radnom", reference, "did you mean 'local:random'"),
     ):
         with pytest.raises(ScorerError, match=message):
-            EnsembleBackend(of, path)
+            EnsembleBackend(open_scorer, of, path)
     content = json.loads(reference.read_text())
     content["extra"] = 1
     (tmp_path / "bad.json").write_text(json.dumps(content))
     with pytest.raises(ScorerError, match="is no reference of an ensemble"):
-        EnsembleBackend(OF, tmp_path / "bad.json")
+        EnsembleBackend(open_scorer, OF, tmp_path / "bad.json")
     with pytest.raises(ScorerError, match="a reference of 3 images"):
-        write_reference(OF, candidates(3), tmp_path / "few.json")
+        write_reference(open_scorer, OF, candidates(3), tmp_path / "few.json")
     same = [Candidate("x", IMAGE)] * 9
     with pytest.raises(ScorerError, match=r"'local:random\?seed=1' gives all 9 reference images one score"):
-        write_reference(OF, same, tmp_path / "same.json")
+        write_reference(open_scorer, OF, same, tmp_path / "same.json")
