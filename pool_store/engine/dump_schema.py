@@ -6,7 +6,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from pool_store.errors import PoolError
 from pool_store.schemas import LARGEST, Digest, ImageId, Kept
@@ -87,16 +95,23 @@ class _Meta(BaseModel):
 
 class _Dump(_Part):
     meta: _Meta
-    entries: dict[ImageId, _Entry]
+    entries: dict[str, Any]
+
+
+_ENTRIES = TypeAdapter(dict[ImageId, _Entry])
 
 
 def check_dump(state: Mapping[str, Any]) -> None:
     """Raises PoolError unless `state` has the form of a dump; `restore` checks the scorer."""
+    place: tuple[str, ...] = ()
     try:
         _Dump.model_validate(state)
+        place = ("entries",)
+        for entry in state["entries"].items():  # one by one, so that other threads run in between
+            _ENTRIES.validate_python(dict([entry]))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])[:200]
+        where = ".".join(map(str, (*place, *first["loc"])))[:200]
         raise PoolError(
-            f"not a dump of a pool ({place}: {first['msg']}): restore what a dump gave, unchanged"
+            f"not a dump of a pool ({where}: {first['msg']}): restore what a dump gave, unchanged"
         ) from None

@@ -18,6 +18,7 @@ from pool_store.engine.pool import Kind
 from pool_store.engine.pools import DEFAULT
 from pool_store.engine.shards import sliced
 from pool_store.errors import PoolConflict, PoolError, PoolFull, PoolMissing, PoolUnavailable
+from pool_store.http import snapshots
 from pool_store.http.archive import pack
 from pool_store.http.limits import ENTRIES_A_PAGE, IDS_A_REQUEST, IMAGES_A_REQUEST, OFFERS_A_REQUEST
 from pool_store.http.messages import (
@@ -191,11 +192,11 @@ class HttpPool:
         return self._ask(Swept, "POST", "/sweep", body=grace, again=False, timeout=WHOLE_POOL)
 
     def dump(self) -> dict[str, Any]:
-        state: dict[str, Any] = self._send("GET", "/dump", timeout=WHOLE_POOL).json()
-        return state
+        return snapshots.read(self._send("GET", "/dump", timeout=WHOLE_POOL).content)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self._send("PUT", "/dump", json=dict(state), timeout=WHOLE_POOL)
+        body, headers = b"\n".join(snapshots.write(state)), {"content-type": snapshots.MEDIA_TYPE}
+        self._send("PUT", "/dump", content=body, headers=headers, timeout=WHOLE_POOL)
 
     def drop(self) -> None:
         self._send("DELETE", "", again=False)

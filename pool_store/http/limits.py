@@ -35,7 +35,3 @@ class Limits(limits.Limits):
                 return self.body
             case _:
                 return min(self.json_body, self.body)
-
-    def values(self, path: str) -> int:
-        """Most values in a JSON body of a request to `path`: a snapshot has some 20 an entry."""
-        return self.dump if path.endswith("/dump") else super().values(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -79,10 +79,3 @@ class Grace(Settings):
     """Seconds for which an image is kept after its replacement."""
 
     grace_seconds: Annotated[float, Field(ge=0, le=1e9)] = 3600.0
-
-
-class Dump(Settings):
-    """A pool's contents as `Pool.dump` gives them."""
-
-    meta: dict[str, Any]
-    entries: dict[str, Any]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Response
+import anyio
+from fastapi import APIRouter, Body, Query, Response
 from fastapi.responses import StreamingResponse
 
 from pool_store.engine.pool import RewardPool
 from pool_store.engine.pools import PoolHost
+from pool_store.http import snapshots
 from pool_store.http.limits import ENTRIES_A_PAGE, Limits
 from pool_store.http.messages import (
     Decisions,
-    Dump,
     Entries,
     EntriesPage,
     EntryDetail,
@@ -28,10 +28,10 @@ from pool_store.schemas import PoolSettings, Stats, Swept, Verified
 from rgsud_core.http.service import JsonRoute
 
 Finite = Annotated[float | None, Query(allow_inf_nan=False)]
-_LINES: dict[int | str, dict[str, Any]] = {200: {"content": {"application/x-ndjson": {}}}}
+_LINES: dict[int | str, dict[str, Any]] = {200: {"content": {snapshots.MEDIA_TYPE: {}}}}
 HISTORY = 8
 """Replacements that an entry remembers unless the request that creates the pool says otherwise."""
-_CHUNK = 64 << 10
+Snapshot = Annotated[bytes, Body(media_type=snapshots.MEDIA_TYPE, description="What GET gave.")]
 
 
 def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
@@ -98,7 +98,8 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
     @routes.get("/{pool}/scan", response_class=StreamingResponse, responses=_LINES)
     def scan(pool: Name) -> StreamingResponse:
         """Every entry once, a JSON object a line, in no order."""
-        return StreamingResponse(_lines(host.open(pool)), media_type="application/x-ndjson")
+        entries = (entry.model_dump_json().encode() for entry in host.open(pool).scan())
+        return StreamingResponse(snapshots.in_chunks(entries), media_type=snapshots.MEDIA_TYPE)
 
     @routes.get("/{pool}/stats")
     def stats(pool: Name) -> Stats:
@@ -115,15 +116,16 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         """Removes images that no entry has referred to for the grace period."""
         return host.open(pool).sweep(grace.grace_seconds)
 
-    @routes.get("/{pool}/dump")
-    def dump(pool: Name) -> Dump:
-        """A snapshot of the entries at one moment, without images."""
-        return Dump.model_validate(host.open(pool).dump())
+    @routes.get("/{pool}/dump", response_class=StreamingResponse, responses=_LINES)
+    def dump(pool: Name) -> StreamingResponse:
+        """A snapshot of the entries at one moment, without images: a JSON object a line."""
+        lines = snapshots.write(host.open(pool).dump())
+        return StreamingResponse(snapshots.in_chunks(lines), media_type=snapshots.MEDIA_TYPE)
 
     @routes.put("/{pool}/dump", status_code=204)
-    def restore(pool: Name, state: Dump) -> None:
+    async def restore(pool: Name, body: Snapshot) -> None:
         """Replaces the entries by those of a snapshot."""
-        host.open(pool).restore({"meta": state.meta, "entries": state.entries})
+        await anyio.to_thread.run_sync(lambda: host.open(pool).restore(snapshots.read(body)))
 
     return routes
 
@@ -136,13 +138,3 @@ def _info(pool: RewardPool) -> PoolInfo:
         history=pool.history_length,
         size=pool.size,
     )
-
-
-def _lines(pool: RewardPool) -> Iterator[bytes]:
-    chunk = bytearray()
-    for entry in pool.scan():
-        chunk += entry.model_dump_json().encode() + b"\n"
-        if len(chunk) > _CHUNK:
-            yield bytes(chunk)
-            chunk.clear()
-    yield bytes(chunk)

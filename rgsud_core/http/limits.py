@@ -20,6 +20,8 @@ HEAD_SECONDS = 10.0
 """Time that a connection has for the complete head of a request."""
 HEAD_BYTES = 32 << 10
 """Largest sum of the header fields of a request."""
+VALUES = 1 << 15
+"""Most values and containers in a JSON body: twice those of 1,024 offers."""
 _ADDRESSES = 10_000
 """Clients whose rate is remembered, the latest ones."""
 
@@ -41,10 +43,6 @@ class Limits(Settings):
     def of(self, path: str) -> int:
         """Largest body of a request to `path`."""
         return self.body
-
-    def values(self, path: str) -> int:
-        """Most values and containers in a JSON body of a request to `path`: twice those of 1,024 offers."""
-        return 1 << 15
 
 
 class TokenBucket:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rgsud_core.http.limits import HEAD_BYTES, Limits, Load, TokenBucket
+from rgsud_core.http.limits import HEAD_BYTES, VALUES, Limits, Load, TokenBucket
 from rgsud_core.http.problems import MEDIA_TYPE, Problem, ProblemDetail, answer_with_problems
 from rgsud_core.http.security import HEADERS, HEALTH, Access, Tokens, authorise, refuse_other_sites
 
@@ -46,8 +46,8 @@ class Health(BaseModel):
 class JsonRoute(APIRoute):
     """A route whose JSON bodies are parsed in a thread, so that other requests are answered meanwhile.
 
-    Problem 413 before anything is parsed where a body holds more values than the limits allow, since values
-    take many times the memory of their text, and no other thread runs while they are made.
+    Problem 413 before anything is parsed where a body holds more than `VALUES` values, since these take
+    many times the memory of their text, and no other thread runs while they are made.
     """
 
     _parsers = anyio.CapacityLimiter(_PARSERS)
@@ -58,8 +58,8 @@ class JsonRoute(APIRoute):
 
         class Parsed(Request):
             async def json(self) -> Any:
-                body, most = await self.body(), self.app.state.limits.values(self.url.path)
-                return await anyio.to_thread.run_sync(_parse, body, most, limiter=JsonRoute._parsers)
+                body = await self.body()
+                return await anyio.to_thread.run_sync(_parse, body, limiter=JsonRoute._parsers)
 
         async def handle_parsed(request: Request) -> Response:
             return await handle(Parsed(request.scope, request.receive))
@@ -67,10 +67,10 @@ class JsonRoute(APIRoute):
         return handle_parsed
 
 
-def _parse(body: bytes, most: int) -> Any:
+def _parse(body: bytes) -> Any:
     signs = (b",", b"[", b"{")
-    if sum(map(body.count, signs)) > most and sum(map(_STRING.sub(b"", body).count, signs)) > most:
-        raise Problem(413, f"the body holds more than {most} values: send fewer at a time")
+    if sum(map(body.count, signs)) > VALUES and sum(map(_STRING.sub(b"", body).count, signs)) > VALUES:
+        raise Problem(413, f"the body holds more than {VALUES} values: send fewer at a time")
     return json.loads(body)
 
 
@@ -104,7 +104,6 @@ def guarded(
     Returns:
         The same application.
     """
-    app.state.limits = limits
     answer_with_problems(app, errors)
     seconds = Histogram(
         f"rgsud_{service}_http_request_seconds",

@@ -26,6 +26,7 @@ from pool_store.schemas import Lineage, Offer, PoolSettings
 EXAMPLES = 25
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 schemathesis.serializer.alias("application/x-tar", "application/octet-stream")
+schemathesis.serializer.alias("application/x-ndjson", "application/octet-stream")
 LOCAL = {"host": "localhost"}
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 THERE = {"pool": "0", "id": "0", "digest": digest_of(IMAGE)}

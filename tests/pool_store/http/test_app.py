@@ -243,13 +243,23 @@ def test_scans_snapshots_and_restores(demo: TestClient, picture: Picture) -> Non
         offer(demo, f"id{number}", float(number), picture(number))
     lines = demo.get(f"{V1}/scan").text.splitlines()
     assert sorted(json.loads(line)["id"] for line in lines) == ["id0", "id1", "id2"]
-    dump = demo.get(f"{V1}/dump").json()
+    dump, headers = demo.get(f"{V1}/dump").content, {"content-type": "application/x-ndjson"}
     offer(demo, "id0", 9.0, picture(9))
-    assert demo.put(f"{V1}/dump", json=dump).status_code == 204
-    assert demo.get(f"{V1}/dump").json() == dump
-    for wrong in ({}, {"meta": {}, "entries": {}}, {**dump, "entries": {"a": "nonsense"}}, [dump]):
-        sentence(demo.put(f"{V1}/dump", json=wrong), 422)
-    assert demo.get(f"{V1}/dump").json() == dump
+    assert demo.put(f"{V1}/dump", content=dump, headers=headers).status_code == 204
+    assert demo.get(f"{V1}/dump").content == dump
+    meta, *rest = dump.splitlines()
+    for wrong in (
+        b"",
+        b"{}",
+        b'{"meta": {}}',
+        dump + b'{"id": "a", "value": "nonsense"}',
+        dump + b"[" * 100_000,
+        dump + b'{"id": "a", "value": [' + b"0," * 200_000 + b"0]}",
+        b"\n".join(rest),
+        meta[:-1],
+    ):
+        sentence(demo.put(f"{V1}/dump", content=wrong, headers=headers), 422)
+    assert demo.get(f"{V1}/dump").content == dump
 
 
 def test_verify_names_what_is_damaged(demo: TestClient, picture: Picture, tmp_path: Path) -> None:

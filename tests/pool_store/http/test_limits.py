@@ -57,8 +57,9 @@ def test_a_body_that_stops_is_not_waited_for(demo: TestClient, monkeypatch: pyte
 
 def test_a_snapshot_has_a_limit_of_its_own(narrow: Callable[..., TestClient]) -> None:
     client = narrow(body=100, dump=10_000)
-    assert client.put(f"{V1}/dump", json={"meta": {"a": "x" * 200}, "entries": {}}).status_code == 422
-    sentence(client.put(f"{V1}/dump", json={"meta": {"a": "x" * 10_000}, "entries": {}}), 413)
+    headers = {"content-type": "application/x-ndjson"}
+    assert client.put(f"{V1}/dump", content=b"x" * 10_000, headers=headers).status_code == 422
+    sentence(client.put(f"{V1}/dump", content=b"x" * 10_001, headers=headers), 413)
 
 
 def test_pixels_are_limited(narrow: Callable[..., TestClient]) -> None:

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from rgsud_core.http import service as service_module
-from rgsud_core.http.limits import Limits
+from rgsud_core.http.limits import VALUES, Limits
 from rgsud_core.http.security import Access, Tokens
 from rgsud_core.http.service import JsonRoute, guarded
 from tests.pool_store.answers import sentence
@@ -245,7 +245,7 @@ def test_json_of_too_many_values_is_not_parsed(monkeypatch: pytest.MonkeyPatch) 
     def post(body: bytes) -> httpx.Response:
         return client.post("/numbers", content=body, headers={"content-type": "application/json"})
 
-    most = Limits().values("/numbers")
+    most = VALUES
     for hostile in (
         b'{"numbers": [' + b"[]," * most + b"1]}",
         b'{"numbers": [' + b"0," * most + b"1]}",
