@@ -212,11 +212,23 @@ def test_warns_of_a_server_that_may_lose_rewards(
         assert re.search(message, messages[0])
 
 
-def test_a_pool_of_the_old_format_is_named(tcp: Any, server: str) -> None:
+@pytest.mark.parametrize(("key", "format"), [("{rgsud}:meta", "1"), ("{rgsud:main:0}:meta", "3")])
+def test_a_pool_of_an_old_format_is_named(tcp: Any, server: str, key: str, format: str) -> None:
     with redis.Redis.from_url(server) as client:
-        client.hset("{rgsud}:meta", mapping={"format": "1", "fingerprint": "scorer-a", "keep": 1})
-    with pytest.raises(PoolError, match="has format 1, not 4: use the version that wrote it"):
+        client.hset(key, mapping={"format": format, "fingerprint": "scorer-a", "keep": 1})
+    with pytest.raises(PoolError, match=f"has format {format}, not 4: use the version that wrote it"):
         tcp.open()
+
+
+def test_what_is_left_of_a_dropped_pool_is_not_taken_for_an_empty_one(
+    tcp: Any, make_offer: Callable[..., Offer]
+) -> None:
+    pool = tcp.open()
+    pool.offer(make_offer(pool, "a", 1.0, 1))
+    tcp.open(spec=pool.address).drop()
+    for read in (pool.verify, pool.dump, lambda: [*pool.scan()], lambda: pool.sweep(0)):
+        with pytest.raises(PoolError, match="was emptied while the pool was open"):
+            read()
 
 
 def test_a_pool_taken_as_it_is(tcp: Any) -> None:
