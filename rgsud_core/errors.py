@@ -1,4 +1,4 @@
-"""The base of every error that a user is to read, and how the errors of others are told."""
+"""The base of every error that is shown to a user, and the errors of libraries in one line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def first_line(problem: BaseException) -> str:
     return text.splitlines()[0].rstrip(".") if text else type(problem).__name__
 
 
-def last_line(problem: BaseException) -> str:
-    """The last line of an error whose text ends a traceback, as those of Ray's workers do."""
+def last_line(problem: BaseException | str) -> str:
+    """The last line that is not blank: of output, or of an error whose text ends a traceback, as Ray's do."""
     lines = [line for line in str(problem).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(problem).__name__
+    nothing = problem if isinstance(problem, str) else type(problem).__name__
+    return lines[-1].strip() if lines else nothing.strip()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from iqa_service.errors import ScorerError
 from iqa_service.scorers.checkpoint_io import read_state
 from iqa_service.scorers.views import centre
+from rgsud_core.errors import first_line
 
 WORDS = (
     "motion-blurry",
@@ -193,7 +194,7 @@ def find_weights(path: str | Path) -> Path:
     try:
         return Path(huggingface_hub.hf_hub_download(f"{owner}/{repository}", file))
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors or ValueErrors
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ScorerError(f"cannot download '{name}' ({reason}): check name and network") from error
 
 

@@ -23,6 +23,7 @@ from redis.retry import Retry
 
 from pool_store.engine.records import LUA
 from pool_store.errors import PoolError, PoolFull, PoolUnavailable
+from rgsud_core.errors import first_line
 
 Client: TypeAlias = "redis.Redis | RedisCluster"
 CONNECTION: dict[str, Any] = {
@@ -103,8 +104,7 @@ class Server:
         try:
             yield
         except (redis.RedisError, RedisClusterException, ClusterError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            reason = reason.partition(" script: ")[0].rstrip(".")  # its hash helps nobody
+            reason = first_line(error).partition(" script: ")[0].rstrip(".")  # its hash helps nobody
             kind: type[PoolError] = PoolUnavailable
             remedy = "see to its server"
             if isinstance(error, ReadOnlyError):

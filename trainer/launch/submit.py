@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 import typer
 from rich.console import Console
 
+from rgsud_core.errors import last_line
 from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def dashboard(address: str) -> Iterator[None]:
         ) from None
     except (ConnectionError, RuntimeError, OSError, ValueError) as problem:
         raise TrainerError(
-            f"what answers at {address} is no Ray cluster ({_last_line(str(problem))}): give the address of "
+            f"what answers at {address} is no Ray cluster ({last_line(problem)}): give the address of "
             "its dashboard, as http://HEAD:8265."
         ) from None
 
@@ -159,7 +160,7 @@ def _submit(client: JobSubmissionClient, command: str, root: Path | None, run: s
             entrypoint=command, runtime_env={"env_vars": _ENVIRONMENT, **travels}, metadata={"run": run}
         )
     except (RuntimeError, ValueError, OSError) as problem:
-        raise TrainerError(f"the cluster does not take the job: {_last_line(str(problem))}") from None
+        raise TrainerError(f"the cluster does not take the job: {last_line(problem)}") from None
 
 
 def _follow(client: JobSubmissionClient, job: str, address: str) -> None:
@@ -179,7 +180,7 @@ def _follow(client: JobSubmissionClient, job: str, address: str) -> None:
         sys.exit(130)
     except (RuntimeError, OSError, aiohttp.ClientError) as problem:
         raise TrainerError(
-            f"the cluster at {address} went away ({_last_line(str(problem))}): if it still runs, "
+            f"the cluster at {address} went away ({last_line(problem)}): if it still runs, "
             f"`ray job logs {job} --address {address} --follow` shows the job; else submit it again."
         ) from None
     _check_end(job, details, last)
@@ -190,7 +191,7 @@ async def _show(client: JobSubmissionClient, job: str) -> str:
     last = ""
     async for text in client.tail_job_logs(job):
         print(text, end="", flush=True)
-        last = _last_line(text) or last
+        last = last_line(text) or last
     while not client.get_job_status(job).is_terminal():
         await asyncio.sleep(0.2)
     return last
@@ -202,11 +203,6 @@ def _check_end(job: str, details: JobDetails, last: str) -> None:
         raise TrainerError(f"the job {job} was stopped: submit it again, and it goes on where it has saved.")
     if status != "SUCCEEDED":
         code = details.driver_exit_code
-        said = _last_line(details.message or "") if code is None else last.removeprefix("rgsud: ")
+        said = last_line(details.message or "") if code is None else last.removeprefix("rgsud: ")
         ended = "failed" if code is None else f"failed with exit code {code}"
         raise TrainerError(f"the job {job} {ended}: {said}")
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
