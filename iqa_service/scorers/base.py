@@ -48,7 +48,7 @@ class ScoreBackend:
     words: tuple[str, ...] = ()
     """Degradations that the scorer tells apart, if it does."""
     degraded: tuple[str, ...] = ()
-    """Those of the words that count against an image."""
+    """The subset of the words that counts against an image."""
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """Log-odds of "not degraded" of N candidates, float32 N, higher is better.

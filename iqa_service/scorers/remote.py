@@ -1,4 +1,4 @@
-"""A scorer that runs elsewhere: what it says of itself, the calls that it takes, and a backend over them.
+"""A scorer that runs elsewhere: its description, the calls that it takes, and a backend over them.
 
 The views of an image are cut here and sent in batches; a scorer that needs whole images gets those. Scores
 and fingerprint are those of the same scorer in this process.
@@ -54,7 +54,7 @@ class ScorerInfo(BaseModel):
     words: tuple[str, ...] = ()
     """The degradations that the scorer tells apart, if it is a DA-CLIP."""
     degraded: tuple[str, ...] = ()
-    """Those of the words that count against an image."""
+    """The subset of the words that counts against an image."""
     views: Views | None = None
     """The squares of an image that the scorer looks at; null if it needs whole images."""
     consistency: float = Field(0.0, ge=0)
@@ -77,7 +77,7 @@ class ScorerInfo(BaseModel):
         size = self.views.size
         if not isinstance(views, np.ndarray) or views.dtype != np.uint8 or views.shape[1:] != (size, size, 3):
             kind = f"{views.dtype} {views.shape}" if isinstance(views, np.ndarray) else type(views).__name__
-            return f"{self.name} got views of {kind}, not uint8 (M, {size}, {size}, 3): cut them as it says"
+            return f"{self.name} got views of {kind}, not uint8 (M, {size}, {size}, 3): cut them by its views"
         if not 1 <= len(views) <= self.views_at_once:
             return f"{self.name} got {len(views)} views in one call: send 1 to {self.views_at_once}"
         return None
@@ -182,7 +182,7 @@ def connect(transport: Transport, info: ScorerInfo) -> ScoreBackend:
     if info.views is None or not info.consistency:
         return backend
     consistent = ConsistentBackend(backend, info.consistency)
-    consistent.fingerprint = info.fingerprint  # that of the service, which tells of the consistency already
+    consistent.fingerprint = info.fingerprint  # that of the service, which includes the consistency already
     return consistent
 
 

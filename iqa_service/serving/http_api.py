@@ -1,4 +1,4 @@
-"""The scorer's HTTP interface, as an ASGI application over any line to a scorer."""
+"""The scorer's HTTP interface, as an ASGI application over any transport to a scorer."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def make_api(transport: Transport, settings: ServiceSettings) -> FastAPI:
 
     @api.get("/v1/scorer")
     async def scorer() -> ScorerInfo:
-        """What scores here."""
+        """The scorer that answers here."""
         return await requests.in_thread(requests.info)
 
     @api.post("/v1/score", openapi_extra={"requestBody": _IMAGES_BODY})
@@ -100,7 +100,9 @@ def make_api(transport: Transport, settings: ServiceSettings) -> FastAPI:
     @api.post("/v1/views", openapi_extra={"requestBody": _VIEWS_BODY})
     async def views(
         request: Request,
-        fingerprint: Annotated[str | None, Query(max_length=128, description="Of the scorer meant.")] = None,
+        fingerprint: Annotated[
+            str | None, Query(max_length=128, description="Fingerprint of the scorer meant.")
+        ] = None,
     ) -> ViewScores:
         """Score views, cut as /v1/scorer says: M x size x size x 3 bytes, RGB, row by row."""
         return await requests.in_thread(requests.score_views, await request.body(), fingerprint)
@@ -124,5 +126,5 @@ def limits_of(settings: ServiceSettings) -> Limits:
 
 
 def tokens_of(settings: ServiceSettings) -> Tokens:
-    """What callers of the HTTP interface must present."""
+    """Tokens of the HTTP interface."""
     return Tokens([("write", settings.token.get_secret_value())] if settings.token else ())

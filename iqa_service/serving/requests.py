@@ -15,7 +15,7 @@ import prometheus_client
 from iqa_service.errors import ScorerAway, ScorerBusy, ScorerError
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.remote import ScorerInfo, Transport, ViewCall, connect
-from iqa_service.serving.decoding import BadPhotograph, PixelBudget, decode, pixels_of
+from iqa_service.serving.decoding import PixelBudget, decode, pixels_of
 from iqa_service.serving.schemas import Score, Scores, ViewScores
 from iqa_service.serving.settings import ServiceSettings
 from iqa_service.serving.uploads import Upload
@@ -75,7 +75,7 @@ class RequestHandler:
         """The log-odds of views, uint8 M,S,S,3 as bytes.
 
         Raises:
-            Problem: 409 or 422, with what is wrong with them.
+            Problem: 409 for the views of another scorer, 422 for anything that is no view of this one.
         """
         info, _ = self._connected()
         size = info.views.size if info.views else 1
@@ -91,10 +91,10 @@ class RequestHandler:
         return ViewScores(fingerprint=answer.fingerprint, log_odds=tuple(answer.log_odds.tolist()))
 
     def score_images(self, uploads: Sequence[Upload]) -> Scores:
-        """A score for each photograph, or what is wrong with it.
+        """A score for each image, or what is wrong with it.
 
         Raises:
-            Problem: 413 or 422, where there is no score for any.
+            Problem: 413 or 422, if no image could be scored.
         """
         _, backend = self._connected()
         scores: dict[int, Score] = {}
@@ -108,16 +108,16 @@ class RequestHandler:
         for index, upload in enumerate(uploads):
             try:
                 pixels[index] = sum(pixels_of(side, self._limit) for side in upload.sides)
-            except BadPhotograph as problem:
-                refuse(index, str(problem), problem.status)
+            except Problem as problem:
+                refuse(index, problem.detail, problem.status_code)
         for group in self._groups(pixels):
             with self._room.hold(sum(pixels[index] for index in group)):
                 candidates: dict[int, Candidate] = {}
                 for index in group:
                     try:
                         candidates[index] = Candidate(uploads[index].id, *map(decode, uploads[index].sides))
-                    except BadPhotograph as problem:
-                        refuse(index, str(problem), problem.status)
+                    except Problem as problem:
+                        refuse(index, problem.detail, problem.status_code)
                 for index, result in zip(candidates, _score(backend, list(candidates.values())), strict=True):
                     if isinstance(result, str):
                         refuse(index, result)

@@ -96,7 +96,7 @@ async def _from_form(body: bytes, headers: Headers, most: int) -> list[Upload]:
     try:
         form = await MultiPartParser(headers, once(), max_files=files_at_most, max_fields=0).parse()
     except (MultiPartException, FormParserError, KeyError, ValueError) as problem:
-        # Too many files is told in the same way as a malformed body.
+        # Too many files raise the same error as a malformed body.
         reason = getattr(problem, "message", None) or str(problem)
         status = 413 if "Too many files" in reason else 400
         raise Problem(status, f"the multipart body cannot be read: {reason}") from None
