@@ -1,8 +1,7 @@
 """Object storage: bytes by key, on this machine's disk or in an object store.
 
-The disk is written here and not through obstore, whose local store leaves its files to the kernel: an
-acknowledged image has to survive a power cut, so the file is synced before it gets its name, and its folder
-after. Object stores acknowledge what is durable.
+Files on disk are written here and not by obstore, whose local store does not sync them: an acknowledged image
+has to survive a power cut. Object stores acknowledge only what is durable.
 """
 
 from __future__ import annotations
@@ -22,20 +21,23 @@ from rgsud_core.errors import StorageError, StorageFull, StorageMissing, first_l
 from rgsud_core.files import FULL, make_folder, replacing
 
 RESERVE = 4 << 20
-"""Bytes of a disk that images leave free: the log of an embedded server on the same disk needs them more."""
+"""Free bytes that images leave on a disk, for the log of an embedded server on it."""
 PATIENCE: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=20)}
-"""With an object store that does not answer."""
+"""Retries of an object store that does not answer."""
 OBJECT_STORES = ("s3", "gs", "az", "memory")
 
 
 class ErrorKinds(NamedTuple):
-    """What a storage raises: for an address that is no storage, one that fails, one that is full, and a key
-    that it does not hold."""
+    """Classes of the errors that a storage raises."""
 
     unusable: type[Exception] = StorageError
+    """The address names no storage."""
     failing: type[Exception] = StorageError
+    """The storage cannot be read or written."""
     full: type[Exception] = StorageFull
+    """The disk is full."""
     missing: type[Exception] = StorageMissing
+    """There is no such key."""
 
 
 class Item(NamedTuple):
@@ -47,42 +49,47 @@ class Item(NamedTuple):
 
 
 class Storage(Protocol):
-    """Bytes by key ("ab/abcd.webp"). Every method raises StorageError where the storage fails, or the
-    kinds of error that it was opened with.
-
-    `tolerance` is by how many seconds an object may seem older than it is.
-    """
+    """Bytes by key ("ab/abcd.webp"). Every method may raise the errors of its :class:`ErrorKinds`."""
 
     address: str
     tolerance: float
+    """Seconds by which an object may seem older than it is."""
 
     def put(self, key: str, data: bytes) -> bool:
-        """Stores durably; whether the key is new, as far as can be told without a lock."""
+        """Store durably bytes that are always the same for this key.
+
+        Returns:
+            Whether the key is new; without a lock, so that two writers of one key may both get True.
+        """
 
     def replace(self, key: str, data: bytes) -> None:
-        """Stores durably, in place of other bytes that the key may have had."""
+        """Store durably, and replace what the key had."""
 
     def get(self, key: str) -> bytes:
-        """StorageMissing where there is no such key."""
+        """The bytes of a key; StorageMissing if there are none."""
 
     def touch(self, key: str) -> bool:
-        """Whether the key exists; if so its age starts anew."""
+        """Set the age of an object to zero; False if there is no such key."""
 
     def remove(self, key: str, older_than: float | None = None) -> bool:
-        """Whether it was there; with `older_than` only if it has not been touched for as many seconds."""
+        """Remove an object, with `older_than` only if it was not put or touched for so many seconds.
+
+        Returns:
+            Whether it was removed.
+        """
 
     def items(self) -> Iterator[Item]:
-        """Everything that is stored, in no order, leftovers of broken writes included."""
+        """All objects in no order, including leftovers of interrupted writes."""
 
     def path(self, key: str) -> str:
-        """What errors call the object."""
+        """The object's name in messages."""
 
 
 def open_storage(location: str, *parts: str, errors: ErrorKinds = ErrorKinds()) -> Storage:
     """The storage below `parts` of a folder or of an object store's URL.
 
-    `s3://BUCKET/PREFIX` (what is compatible too, with AWS_ENDPOINT in the environment), `gs://BUCKET/PREFIX`,
-    `az://CONTAINER/PREFIX`, all with their usual credentials, or `memory:///`. StorageError for others.
+    `s3://BUCKET/PREFIX` (compatible stores with AWS_ENDPOINT in the environment), `gs://BUCKET/PREFIX` and
+    `az://CONTAINER/PREFIX` with their usual credentials, or `memory:///`. `errors.unusable` for others.
     """
     scheme = urlsplit(location).scheme if "://" in location else ""
     if not scheme:
@@ -94,7 +101,7 @@ def open_storage(location: str, *parts: str, errors: ErrorKinds = ErrorKinds()) 
 
 
 class DiskStorage:
-    """Files below a folder, which processes may share."""
+    """Files below a folder, which several processes may use."""
 
     tolerance = 0.0
 
@@ -137,7 +144,7 @@ class DiskStorage:
     def remove(self, key: str, older_than: float | None = None) -> bool:
         with self._disk("sweep"), contextlib.suppress(FileNotFoundError):
             path = self.path(key)
-            # Looked up here and not from a listing, since a put may have touched it since.
+            # The age is read here and not from a listing, since a put may have touched the file since.
             if older_than is None or os.stat(path).st_mtime <= time.time() - older_than:
                 os.unlink(path)
                 return True
@@ -168,15 +175,15 @@ class DiskStorage:
 class ObjectStorage:
     """Objects below a URL, through obstore.
 
-    An object store cannot change an object's age, so `touch` puts the same bytes again once they are older
-    than `tolerance`, and what looks older than it is by as much is spared by a sweep.
+    An object store cannot change an object's age, so `touch` puts the same bytes again if they are older than
+    `tolerance`, and `remove` adds `tolerance` to `older_than`.
     """
 
     tolerance = 60.0
 
     def __init__(self, url: str, errors: ErrorKinds = ErrorKinds()) -> None:
         self._raised = errors
-        # Here, since a pool on disk needs none of it.
+        # Imported here, since a pool on disk does not need it.
         import obstore
         from obstore import exceptions
         from obstore.store import MemoryStore, from_url
@@ -264,4 +271,4 @@ class ObjectStorage:
 
 
 _MEMORY: dict[str, Any] = {}
-"""The one store in memory of this process, so that `memory:///` opened again is the same."""
+"""The store of `memory:///`, one for the whole process."""

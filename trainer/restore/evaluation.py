@@ -35,18 +35,18 @@ def _decimate(plane: Plane) -> Plane:
 
 
 def psnr_y(image: Image, truth: Image, protocol: Protocol = "A") -> float:
-    """PSNR of the luma in dB, peak 255; infinite where equal. uint8 H,W,3 both."""
+    """PSNR of the luma of two uint8 H,W,3 images in dB, peak 255; infinite if they are equal."""
     return psnr(*(luma(x, rounded=protocol == "A") for x in (image, truth)))
 
 
 def ssim_y(image: Image, truth: Image, protocol: Protocol = "A") -> float:
-    """SSIM of the luma, uint8 H,W,3 both."""
+    """SSIM of the luma of two uint8 H,W,3 images."""
     planes = (luma(x, rounded=protocol == "A") for x in (image, truth))
     return ssim(*(map(_decimate, planes) if protocol == "B" else planes))
 
 
 def ssim_rgb(image: Image, truth: Image) -> float:
-    """SSIM of each channel, averaged over the three. uint8 H,W,3 both."""
+    """Mean SSIM of the three channels of two uint8 H,W,3 images."""
     a, b = (np.ascontiguousarray(np.moveaxis(x, 2, 0), np.float64) for x in (image, truth))
     return sum(ssim(*planes) for planes in zip(a, b, strict=True)) / 3
 
@@ -65,7 +65,7 @@ class Scores(_Result):
 
 
 class ImageScores(_Result):
-    """The figures of one image: `input` is the rainy one, `output` the derained one."""
+    """The measures of one pair: `input` is the rainy image, `output` the derained one."""
 
     id: str
     input: Scores
@@ -79,7 +79,7 @@ def _mean(scores: Sequence[Scores]) -> Scores:
 
 
 class Evaluation(_Result):
-    """The figures of a whole set; means are over the images, each of equal weight."""
+    """The measures of a data set; means are over the images with equal weights."""
 
     protocol: Protocol
     rows: list[ImageScores]
@@ -100,7 +100,7 @@ class Evaluation(_Result):
         return self.output.psnr_y - self.input.psnr_y
 
     def table(self) -> Table:
-        """A row an image and one of means, each figure as rainy -> derained, for a rich console."""
+        """One row per image and one of means, each measure as rainy -> derained."""
         table = Table(title=f"Protocol {self.protocol}, {len(self.rows)} images, gain {self.gain_db:+.2f} dB")
         table.add_column("image")
         for heading in ("PSNR-Y, dB", "SSIM-Y", "PSNR-RGB, dB", "SSIM-RGB"):
@@ -119,7 +119,7 @@ class Evaluation(_Result):
 
 
 def score_pair(image: Image, truth: Image, protocol: Protocol = "A") -> Scores:
-    """All figures of an image against its truth, uint8 H,W,3 both; TrainerError where sizes differ."""
+    """All measures of an image against its truth, both uint8 H,W,3; TrainerError if their sizes differ."""
     if image.shape != truth.shape or image.dtype != np.uint8:
         raise TrainerError(
             f"An image {image.dtype} {image.shape} cannot be measured "

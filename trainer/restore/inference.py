@@ -1,4 +1,4 @@
-"""Deraining of whole photographs of any size, in tiles where memory asks for it; of files and folders."""
+"""Deraining of whole images of any size, in tiles if memory requires it; of files and folders."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def _run(
 
 
 def _spans(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
-    """Pieces of one axis, from and to. All start at a multiple, where a network that downscales finds the
-    same grid as on the whole image."""
+    """Start and end of the tiles along one axis. All start at a multiple, so that a network that downscales
+    has the same grid as on the whole image."""
     if length <= tile:
         return [(0, length)]
     step = (tile - overlap) // multiple * multiple
@@ -66,8 +66,8 @@ def _spans(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[in
 def _ramp(start: int, stop: int, length: int, overlap: int) -> Ramp:
     """Weights of a tile along one axis: from 0 to 1 over the middle half of the overlap.
 
-    Its outer quarter, where the tile does not see what lies beyond, does not count; at the image's own
-    border all does.
+    The outer quarter, where the tile lacks its surroundings, has weight 0; there is no ramp at the image's
+    own border.
     """
     inside = np.arange(stop - start) + 0.5
     weights = np.ones(stop - start)
@@ -92,11 +92,15 @@ def derain_pixels(
 ) -> NDArray[np.float32]:
     """Derains one image, uint8 or floating-point in [0,1] H,W,3 RGB of any size -> float32 in [0,1], H,W,3.
 
-    `net` maps N,3,H,W in [0,1] to a tensor of that shape, or to a sequence that begins with one; its
-    attribute `multiple` (1 where absent) is what H and W must divide by. `tile` is the side of the pieces in
-    pixels (None: the whole at once; `multiple` + `overlap` is the least that is taken), `overlap` how much
-    neighbours share and blend; an operator that reaches no farther than overlap / 4 gives the same tiled as
-    whole. Raises TrainerError where the output is not finite or has another shape.
+    Args:
+        net: maps N,3,H,W in [0,1] to a tensor of that shape, or to a sequence that begins with one; H and W
+            are multiples of its attribute `multiple` (default 1).
+        tile: side of the tiles in pixels, at least `multiple` + `overlap`; None takes the whole image.
+        overlap: pixels that neighbouring tiles share and blend. An operator that reaches at most overlap / 4
+            pixels gives the same result tiled and whole.
+
+    Raises:
+        TrainerError: the output is not finite or has another shape, or tiles overlap by more than half.
     """
     if tile is not None and not 0 <= 2 * overlap <= tile:
         raise TrainerError(f"Tiles of {tile} pixels cannot overlap by {overlap}: half a tile at most.")
@@ -104,7 +108,7 @@ def derain_pixels(
     multiple = int(getattr(net, "multiple", 1))
     parameter = next(net.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
-    # Less, and neighbours that both start at a multiple could not overlap as told.
+    # With a smaller side, neighbours that both start at a multiple could not overlap by so much.
     side = max(height, width) if tile is None else max(tile, multiple + overlap)
     rows, columns = (_spans(length, side, overlap, multiple) for length in (height, width))
     with _evaluating(net):
@@ -127,7 +131,7 @@ def derain_pixels(
 
 
 def _plan(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """What is read and where its result goes."""
+    """Each input file with the file of its result."""
     if source.is_dir():
         if target.is_file() or target.suffix.lower() in SUFFIXES:
             raise TrainerError(
@@ -156,18 +160,22 @@ def derain_path(
     overlap: int = 32,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Derains an image file, or every image below a folder, and returns how many.
+    """Derains an image file, or every image below a folder, and returns the number of images.
 
     A folder's structure is kept and its results are PNG; for a single file `target` may name another format,
-    or be a folder. Files appear whole or not at all. `on_progress(done, total)` is called after each. What
-    cannot be derained is left out, and told in one TrainerError after all others are done.
+    or be a folder. `on_progress(done, total)` is called after each image. See :func:`derain_pixels` for the
+    other arguments.
+
+    Raises:
+        TrainerError: names every image that cannot be derained, after all others are done.
+        FileError: the source is missing or empty.
     """
     work = _plan(Path(source), Path(target))
     problems = []
     for number, (path, result) in enumerate(work, 1):
         try:
             save_image(derain_image(net, read_image(path), tile=tile, overlap=overlap), result)
-        except RuntimeError as error:  # a TrainerError, or of a GPU that is too small
+        except RuntimeError as error:  # an RgsudError, or torch's when memory is too small
             message = str(error) if isinstance(error, RgsudError) else first_line(error)
             problems.append(message if str(path) in message else f"{path}: {message}")
         if on_progress:
