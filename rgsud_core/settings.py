@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import core_schema
 
 from rgsud_core.errors import nearest
 
@@ -80,3 +82,29 @@ def type_name(annotation: Any, *constraints: Any) -> str:
         f"{sign} {getattr(one, at):g}" for one in found for at, sign in signs.items() if hasattr(one, at)
     ]
     return " ".join([name, *limits])
+
+
+class Percentage(float):
+    """A share in [0,1], written as ``50%``."""
+
+    def __str__(self) -> str:
+        return f"{self * 100:.10g}%"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        return core_schema.no_info_plain_validator_function(
+            cls.read,
+            json_schema_input_schema=core_schema.str_schema(),
+            serialization=core_schema.plain_serializer_function_ser_schema(str),
+        )
+
+    @classmethod
+    def read(cls, value: Any) -> Percentage:
+        """The share that is written; ValueError where it is none from 0% to 100%."""
+        if isinstance(value, cls):
+            return value
+        found = re.fullmatch(r"(\d+(\.\d+)?)%", value) if isinstance(value, str) else None
+        if found is None or float(found[1]) > 100:
+            example = f"{value * 100:g}%" if isinstance(value, float) and 0 <= value <= 1 else "50%"
+            raise ValueError(f"{value!r} is no share: write it as {example}")
+        return cls(float(found[1]) / 100)

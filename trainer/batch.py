@@ -57,27 +57,36 @@ class Batch:
     has: dict[str, Tensor] = field(default_factory=dict)
     """Which of the rainy crops a source has rain for, bool N, by its name; all of them if it is not named."""
 
+    source: Tensor | None = None
+    """Which source of the method's list each crop takes its rain from, int64 N."""
+    gain: Tensor | None = None
+    """How many times as strong the derainer sees the rain of each pseudo pair, N,1,1,1."""
+
     def __len__(self) -> int:
         return len(self.O_r)
 
     def images(self) -> Batch:
-        """The same batch in float, [0,1]."""
+        """The same batch in float, [0,1], channels_last."""
         changed: dict[str, Any] = {name: _scaled(getattr(self, name)) for name in ("O_r", "B_u", "B_rw")}
         rain = {name: _scaled(light) for name, light in self.rain.items()}
         return replace(self, **changed, rain=rain)
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its images on a device, channels_last; masks and crops stay on the host."""
-        moved: dict[str, Any] = {name: _moved(getattr(self, name), device) for name in ("O_r", "B_u", "B_rw")}
+        """The same batch with its images on a device; masks and crops stay on the host."""
+        names = ("O_r", "B_u", "B_rw", "gain")
+        moved: dict[str, Any] = {name: _moved(getattr(self, name), device) for name in names}
         rain = {name: _moved(light, device) for name, light in self.rain.items()}
         return replace(self, **moved, rain=rain)
 
 
 def _scaled(images: Any) -> Any:
-    return images.float().div_(255) if images is not None and images.dtype == torch.uint8 else images
+    if images is None:
+        return None
+    images = images.float().div_(255) if images.dtype == torch.uint8 else images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _moved(images: Any, device: torch.device) -> Any:
     if images is None:
         return None
-    return images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    return images.to(device, non_blocking=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, model_validator
 
-from rgsud_core.errors import nearest
 from rgsud_core.settings import Settings
 from trainer.data.catalogue import find
 from trainer.errors import TrainerError
-from trainer.methods import METHODS, AnyMethodSettings
+from trainer.kinds import PartError
+from trainer.methods import AnyMethodSettings
 from trainer.methods.rgsud import RGSUDSettings
+from trainer.models.nafnet import PUBLISHED
 from trainer.models.registry import DerainerSettings
-from trainer.rain.search import RainSearchSettings
 from trainer.recycling.rewards import Combination
 
 
@@ -74,8 +74,6 @@ class DataSettings(Settings):
     """Processes that load images; 0 loads in the training process."""
     cache_bytes: int = 2 << 30
     """Size of the cache of decoded images, in bytes, over all processes that load."""
-    rain_search: RainSearchSettings = RainSearchSettings()
-    """Search for rain in the rainy images, for methods that train on it."""
 
     @model_validator(mode="before")
     @classmethod
@@ -243,12 +241,12 @@ class Config(Settings):
     """Processes of a run with `launch: ray`."""
     data: DataSettings
     """Images to train on."""
-    derainer: DerainerSettings = "nafnet-32"
-    """A published configuration by name, or sizes."""
+    derainer: DerainerSettings = PUBLISHED["nafnet-32"]
+    """A published configuration by name; or `name` (also `package.module:Class`) and sizes of a derainer."""
     identity_start: bool = True
     """Start with a derainer that returns its input."""
     method: AnyMethodSettings = RGSUDSettings()
-    """`name: rgsud`, the paper's GAN, or `found-rain`, rain of the rainy photographs' flat places."""
+    """`name: rgsud`, the paper's; `supervised`, the upper bound on pairs; or `package.module:Class`."""
     schedule: ScheduleSettings = ScheduleSettings()
     """Length and stages."""
     recycling: RecyclingSettings = RecyclingSettings()
@@ -366,12 +364,18 @@ def _assign(tree: dict[str, Any], keys: list[str], value: Any, override: str) ->
 
 
 def _explain(problem: ValidationError) -> str:
-    lines = []
-    for error in problem.errors():
-        place = ".".join(str(part) for part in error["loc"] if part not in METHODS)
-        message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "union_tag_invalid":
-            message = f"unknown method '{error['ctx']['tag']}': {nearest(error['ctx']['tag'], METHODS)}"
-        lines.append(f"{place}: {message}" if place else message)
+    lines = [f"{place}: {message}" if place else message for place, message in _sentences(problem)]
     said = "the configuration is not valid: " + "; ".join(lines)
     return said if said.endswith("?") else f"{said}."
+
+
+def _sentences(problem: ValidationError) -> Iterator[tuple[str, str]]:
+    """Places in the tree, and what is wrong there."""
+    for error in problem.errors():
+        place = ".".join(map(str, error["loc"]))
+        cause = error.get("ctx", {}).get("error")
+        if isinstance(cause, PartError):
+            for inner, message in _sentences(cause.problem):
+                yield ".".join(filter(None, (place, inner))), message
+        else:
+            yield place, error["msg"].removeprefix("Value error, ")

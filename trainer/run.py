@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import Config
-from trainer.data.crops import UnpairedBatches
+from trainer.data.crops import PairedBatches, UnpairedBatches
 from trainer.data.folders import ImageFolder
 from trainer.data.pairing import PairedFolder
 from trainer.errors import TrainerError
@@ -78,7 +78,7 @@ class Run:
     rainy: ImageFolder
     """Rainy training images: candidates are made from them, whole."""
     validation: PairedFolder | None
-    batches: UnpairedBatches
+    batches: UnpairedBatches | PairedBatches
     method: Method
     pool: PoolLink
     recycler: Recycler

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,7 +18,16 @@ from rgsud_core.images import Image
 from trainer.batch import Batch, Crop
 from trainer.data.folders import ImageFolder
 from trainer.data.pairing import PairedFolder
-from trainer.rain.search import RainBank
+
+
+class Source(Protocol):
+    """Rain that batches bring along."""
+
+    name: str
+
+    def draw(self, number: int, crops: Sequence[Crop]) -> tuple[Tensor, Tensor]:
+        """Rain for batch `number`, uint8 N,1,c,c, and which crops it is for, bool N."""
+
 
 CACHE_BYTES = 2 << 30
 _ORDER, _BOX = 0, 1
@@ -117,7 +127,7 @@ class UnpairedBatches(Dataset[Batch]):
 
     `crop` in pixels; `batch` is the number of crops of each domain a rank takes; within an epoch of a domain
     the `world` ranks share its images out without overlap. Decoded images are kept in memory up to
-    `cache_bytes`, half of it for either domain. With a `bank` each batch comes with rain of it.
+    `cache_bytes`, half of it for either domain. Each batch comes with the rain of the `sources`.
     """
 
     def __init__(
@@ -131,9 +141,9 @@ class UnpairedBatches(Dataset[Batch]):
         rank: int = 0,
         world: int = 1,
         cache_bytes: int = CACHE_BYTES,
-        bank: RainBank | None = None,
+        sources: Sequence[Source] = (),
     ) -> None:
-        self.bank = bank
+        self.sources = sources
         self.rainy, self.clean = (
             _CropStream(
                 folder.ids,
@@ -153,10 +163,11 @@ class UnpairedBatches(Dataset[Batch]):
         """Batch `number`, counted from 0: the same in every process and in any order of calls."""
         crops, (rainy,) = self.rainy.draw(number)
         _, (clean,) = self.clean.draw(number)
-        if self.bank is None:
-            return Batch(rainy, clean, crops)
-        rain = self.bank.draw(number * self.clean.world + self.clean.rank, len(clean))
-        return Batch(rainy, clean, crops, rain={"flat": rain})
+        batch = Batch(rainy, clean, crops)
+        for source in self.sources:
+            drawn = source.draw(number * self.clean.world + self.clean.rank, crops)
+            batch.rain[source.name], batch.has[source.name] = drawn
+        return batch
 
     __getitem__ = batch
 

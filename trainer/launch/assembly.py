@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -19,14 +20,13 @@ from rgsud_core.device import find_device
 from rgsud_core.files import writing
 from trainer.config import Config
 from trainer.data.checks import check_training_data
-from trainer.data.crops import UnpairedBatches
+from trainer.data.crops import PairedBatches, UnpairedBatches
 from trainer.data.folders import ImageFolder, named
 from trainer.data.pairing import PairedFolder
-from trainer.methods import AnyMethodSettings, build_method
-from trainer.methods.found_rain import FoundRainSettings
+from trainer.methods import build_method
+from trainer.methods.base import Method
 from trainer.methods.parallel import rank, workers
 from trainer.models.registry import build_derainer
-from trainer.rain.search import RainBank, find_radiance
 from trainer.recycling.candidate_log import CandidateLog
 from trainer.recycling.pool_link import PoolLink
 from trainer.recycling.recycler import Recycler
@@ -65,7 +65,7 @@ def assemble(
 
     torch.manual_seed(config.seed)
     derainer = build_derainer(config.derainer, identity_start=config.identity_start)
-    method = build_method(_told(config, rainy), derainer, find_device(config.device))
+    method = build_method(config.method, derainer, find_device(config.device))
 
     chosen = config.recycling
     scorer = open_scorer(chosen.scorer)
@@ -111,18 +111,20 @@ def assemble(
         reporter.notice(
             f"Validation images that are trained on, so figures flatter: {named(checked.leaked)}", progress
         )
-    batches = UnpairedBatches(
-        rainy,
-        ImageFolder(data.clean),
-        crop=data.crop,
-        batch=data.batch,
-        seed=config.seed,
-        rank=rank(),
-        world=workers(),
-        cache_bytes=data.cache_bytes,
-        bank=_find_rain(config, rainy, method.radiance, reporter, progress)
-        if config.method.finds_rain
-        else None,
+    for text in _prepare(config, method, rainy):
+        reporter.notice(text, progress)
+    shares: dict[str, Any] = {
+        "crop": data.crop,
+        "batch": data.batch,
+        "seed": config.seed,
+        "rank": rank(),
+        "world": workers(),
+        "cache_bytes": data.cache_bytes,
+    }
+    batches = (
+        PairedBatches(PairedFolder(data.rainy, data.clean), **shares)
+        if method.paired
+        else UnpairedBatches(rainy, ImageFolder(data.clean), sources=method.drawing, **shares)
     )
     return Run(
         config=config,
@@ -140,41 +142,13 @@ def assemble(
     )
 
 
-def _told(config: Config, rainy: ImageFolder) -> AnyMethodSettings:
-    """The method's settings with each `auto` estimated from the training images."""
-    chosen = config.method
-    if isinstance(chosen, FoundRainSettings) and chosen.radiance == "auto":
-        radiance = find_radiance(rainy, config.data.rain_search, seed=config.seed)
-        return chosen.model_copy(update={"radiance": radiance})
-    return chosen
-
-
-def _find_rain(
-    config: Config,
-    rainy: ImageFolder,
-    radiance: float | None,
-    reporter: Reporter,
-    progress: Progress,
-) -> RainBank:
-    """Rain for the pseudo pairs, and a picture of it."""
-    kind = "adds light" if radiance is None else f"is blended in, of radiance {radiance:.2f}"
-    reporter.notice(f"Looking for rain in front of flat places; it {kind} ...", progress)
-    bank = RainBank(
-        rainy,
-        config.data.rain_search,
-        crop=config.data.crop,
-        seed=config.seed,
-        radiance=radiance,
-    )
-    picture = config.folder / "samples" / "found-rain.png"
-    if rank() == 0:
-        rows = [
-            [Panel(image, f"rainy {id}"), Panel(light, "rain found in it, three times as bright")]
-            for id, image, light in bank.examples(4)
-        ]
-        contact_sheet(rows, picture)
-    reporter.notice(f"Rain was found in {len(bank)} of {bank.searched} images: see {picture}.", progress)
-    return bank
+def _prepare(config: Config, method: Method, rainy: ImageFolder) -> Iterator[str]:
+    """What the method finds in the photographs, in sentences; pictures of it go into the run's folder."""
+    for finding in method.begin(rainy, config.data.crop, config.seed):
+        picture = config.folder / "samples" / f"{finding.name}.png"
+        if finding.rows and rank() == 0:
+            contact_sheet([[Panel(*pair) for pair in row] for row in finding.rows], picture)
+        yield f"{finding.text}: see {picture}." if finding.rows else finding.text
 
 
 def _environment() -> dict[str, str | int | None]:

@@ -5,17 +5,17 @@ B_u       unpaired clean crop
 O_r       real rainy crop, of another scene
 B_r       Der(O_r)
 B_rw      reward: the best derained version of O_r seen so far, from the pool
-R         rain found in rainy photographs: light to be added
 ========  =====================================================================
 
-Images are N,3,H,W in [0,1], R is N,1,H,W. Stage 1 has no B_rw.
+Images are N,3,H,W in [0,1]. Stage 1 has no B_rw.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,8 +25,11 @@ from torch.optim import Adam
 
 from rgsud_core.settings import Settings
 from trainer.batch import Batch
+from trainer.kinds import PartSettings
 from trainer.methods.losses import Reduction, reinforcement_loss
 from trainer.methods.parallel import average_gradients, mean_over_workers
+from trainer.methods.sources import Finding, Source
+from trainer.rain.search import Photographs
 
 
 class OptimizerSettings(Settings):
@@ -38,16 +41,11 @@ class OptimizerSettings(Settings):
     """Decay of the first and the second moment."""
 
 
-class MethodSettings(Settings):
-    """Of every method."""
-
-    networks: ClassVar[tuple[str, ...]] = ()
-    """Settings of networks beside the derainer: a checkpoint fits where they are equal."""
-    finds_rain: ClassVar[bool] = False
-    """Whether a step wants R."""
+class MethodSettings(PartSettings):
+    """Settings of every method."""
 
     derainer_optimizer: OptimizerSettings = OptimizerSettings()
-    """Of the derainer."""
+    """Optimizer of the derainer."""
     lambda1: float = 1.0
     """Factor on L_Der."""
     lambda2: float = 0.8
@@ -65,7 +63,11 @@ class MethodSettings(Settings):
     ema: float = 0.999
     """Decay per step of the derainer's averaged weights, the ones that are evaluated and saved; 0 is off."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the forward passes (autocast)."""
+    """Precision of the forward passes (autocast)."""
+
+    def networks(self) -> dict[str, Settings]:
+        """Settings of the networks beside the derainer, by name: a checkpoint fits where they are equal."""
+        return {}
 
     def refuse(self, crop: int) -> str | None:
         """Why crops of that side, pixels, cannot be trained on, if so."""
@@ -87,10 +89,9 @@ class Method(ABC):
         device: where it trains.
     """
 
-    parts: ClassVar[tuple[str, ...]] = ("derainer", "averaged", "derainer_optimizer")
-    """Attributes whose state a checkpoint keeps."""
-    radiance: float | None = None
-    """Of the rain it lays over scenes, in [0,1], where that is blended in and not added."""
+    Settings: ClassVar[type[MethodSettings]] = MethodSettings
+    paired: ClassVar[bool] = False
+    """Whether it trains on pairs: B_u is then the truth of O_r."""
 
     def __init__(
         self, settings: MethodSettings, derainer: nn.Module, device: torch.device | str = "cpu"
@@ -101,7 +102,18 @@ class Method(ABC):
         self.derainer = derainer.to(**self._place)
         self.averaged = copy.deepcopy(self.derainer).requires_grad_(False).eval()
         self.derainer_optimizer = adam(settings.derainer_optimizer, self.derainer)
+        self.parts = ["derainer", "averaged", "derainer_optimizer"]
+        """Attributes whose state a checkpoint keeps."""
         self.steps = 0
+
+    def begin(self, rainy: Photographs, crop: int, seed: int) -> Iterator[Finding]:
+        """Once, before training: look at the rainy photographs, and tell what was found."""
+        return iter(())
+
+    @property
+    def drawing(self) -> Sequence[Source]:
+        """Sources whose rain a batch has to bring along."""
+        return ()
 
     def Der(self, image: Tensor) -> Tensor:
         """The derainer's full-resolution result."""
@@ -109,36 +121,41 @@ class Method(ABC):
         return (out if isinstance(out, Tensor) else out[0]).float()
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One update of every network: the loss terms, detached scalars."""
-        batch = batch.images().to(self.device)
-        O_r, B_u, B_rw, rewarded = batch.O_r, batch.B_u, batch.B_rw, batch.rewarded
-        R = batch.rain.get("flat")
-        if self._shared.teacher and B_rw is not None:
-            with torch.no_grad(), self._autocast():
-                B_rw, rewarded = self.averaged(O_r).float().clamp(0, 1), None
-        if self._shared.rain_brightens and B_rw is not None:
-            B_rw = torch.minimum(B_rw, O_r)
-        losses = self._update(O_r, B_u, B_rw, rewarded, R)
+        """One update of every network.
+
+        Returns:
+            The loss terms, detached scalars.
+        """
+        losses = self._update(self.prepare(batch.images()).to(self.device))
         self.steps += 1
         self._average()
         return losses
 
-    @abstractmethod
-    def _update(
-        self, O_r: Tensor, B_u: Tensor, B_rw: Tensor | None, rewarded: Tensor | None, R: Tensor | None
-    ) -> dict[str, Tensor]: ...
+    def prepare(self, batch: Batch) -> Batch:
+        """Decide on the host what the update is made of, so that this asks nothing of the device."""
+        if batch.B_rw is not None and self._shared.teacher:
+            with torch.no_grad(), self._autocast():
+                taught = self.averaged(batch.O_r.to(self.device)).float().clamp(0, 1)
+            batch = replace(batch, B_rw=taught.to(batch.O_r.device), rewarded=None)
+        if batch.B_rw is not None and self._shared.rain_brightens:
+            batch = replace(batch, B_rw=torch.minimum(batch.B_rw, batch.O_r))
+        return batch
 
-    def _reinforcement(
-        self, B_r: Tensor, B_rw: Tensor, rewarded: Tensor | None
-    ) -> tuple[Tensor, Tensor] | None:
-        """L_re, and as it counts in the sum of losses; none where no crop has a reward."""
-        n = len(B_r)
-        chosen = torch.ones(n, dtype=torch.bool, device=B_r.device) if rewarded is None else rewarded
+    @abstractmethod
+    def _update(self, batch: Batch) -> dict[str, Tensor]:
+        """One update of every network, of a batch on the device."""
+
+    def reinforcement(self, B_r: Tensor, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """L_re, and what of it enters the sum of losses; None where no crop has a reward."""
+        assert batch.B_rw is not None
+        chosen = torch.ones(len(batch), dtype=torch.bool) if batch.rewarded is None else batch.rewarded
         # A reward weighs the same whichever worker has it.
-        share = chosen.sum() / mean_over_workers(chosen.sum().float()).clamp(min=1e-6)
+        count = chosen.sum().to(self.device)
+        share = count / mean_over_workers(count.float()).clamp(min=1e-6)
         if not chosen.any():
             return None
-        loss = reinforcement_loss(B_r[chosen], B_rw[chosen], self._shared.reinforcement)
+        which = chosen.nonzero()[:, 0].to(self.device)
+        loss = reinforcement_loss(B_r[which], batch.B_rw[which], self._shared.reinforcement)
         return loss, self._shared.lambda2 * share * loss
 
     @staticmethod
@@ -158,11 +175,11 @@ class Method(ABC):
         # Of the step alone, so that a resumed run draws what it would have drawn.
         draws = torch.rand(2, n, 1, 1, 1, generator=torch.Generator().manual_seed(self.steps))
         gain = self._shared.rain_gain ** (2 * draws[0] - 1)
-        return torch.where(draws[1] < 0.5, gain, 1.0).to(self.device)
+        return torch.where(draws[1] < 0.5, gain, 1.0)
 
     @torch.no_grad()
     def _average(self) -> None:
-        # Early weights say nothing: the average forgets them as fast as a plain mean would.
+        # Early weights are poor: the decay is capped, so that the average starts as a plain mean.
         decay = min(self._shared.ema, self.steps / (self.steps + 10))
         for average, weight in zip(self.averaged.parameters(), self.derainer.parameters(), strict=True):
             average.lerp_(weight, 1 - decay)

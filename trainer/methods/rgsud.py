@@ -4,60 +4,80 @@
 B_u       unpaired clean crop
 O_r       real rainy crop, of another scene
 F_r, F_1  rain information of O_r and of O1, by DEM
-O1        G(B_u, F_r): pseudo rainy crop
+O1        F_r laid over B_u: pseudo rainy crop
 B1, B_r   Der(O1), Der(O_r)
 B_rw      reward: the best derained version of O_r seen so far, from the pool
 ========  =====================================================================
 
-All are N,3,H,W in [0,1]. Stage 1 has no B_rw.
+Images are N,3,H,W in [0,1]. Stage 1 has no B_rw. Three parts can be chosen: the sources that DEM's switch
+takes rain from in each stage, how that lies over a scene, and whether there is a discriminator. The paper is
+``{1: [unet], 2: [reward, unet]}``, a ResNet, and a discriminator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
 from torch import Tensor, nn
+from torch.optim import Adam
 
+from rgsud_core.degradation.rain import RainModel
+from rgsud_core.settings import Settings
+from trainer.batch import Batch
 from trainer.methods.base import Method, MethodSettings, OptimizerSettings, adam
 from trainer.methods.losses import lsgan_loss, psnr_loss, ssim_loss
+from trainer.methods.sources import SOURCES, Finding, Flat, RewardSmoothSettings, Source, SourceSettings
 from trainer.models.dem import DEM, DEMSettings
 from trainer.models.discriminator import Discriminator, DiscriminatorSettings
 from trainer.models.generator import Generator, GeneratorSettings
+from trainer.rain.radiance import find_radiance
+from trainer.rain.search import Photographs, RainSearchSettings
 
 AdversarialTerm = Literal["B_u,F_r", "B_r,F_r", "B_r,F_1", "B1,F_1"]
+"""An image, and the rain information that is laid over it."""
 TERMS: tuple[AdversarialTerm, ...] = ("B_u,F_r", "B_r,F_r", "B_r,F_1", "B1,F_1")
+AnySource = Annotated[SourceSettings, BeforeValidator(SOURCES.settings), SerializeAsAny()]
 
 
 class RGSUDSettings(MethodSettings):
-    """The defaults are the paper's plain form."""
+    """The paper's method; what is not in the paper can be chosen, and is off by default."""
 
-    networks = ("generator", "dem", "discriminator")
-    name: Literal["rgsud"] = "rgsud"
-    """Of the method."""
+    name: str = "rgsud"
+    """Name of the method."""
+    sources: dict[Literal[1, 2], tuple[AnySource, ...]] = Field(
+        default={1: ("unet",), 2: ("reward", "unet")}, validate_default=True
+    )
+    """Where the rain of each stage is taken from: names or mappings with settings, in order. A crop takes the
+    first that has rain for it, and the last serves all that are left: `unet`, `reward`, `reward_smooth`,
+    `flat`, `rendered`, or `package.module:Class`. One list is for both stages."""
+    overlay: Literal["resnet", "add", "blend", "auto"] = "resnet"
+    """How rain lies over a clean crop: by the generator, as light that is added, blended with `radiance`, or
+    added or blended as the rainy photographs show it."""
+    radiance: float | None = Field(None, gt=0.2, le=1)
+    """Luma of rain that is blended, in [0,1]; None: estimated from the rainy photographs."""
     generator: GeneratorSettings = GeneratorSettings()
-    """G."""
+    """Sizes of G, the `resnet` overlay."""
     dem: DEMSettings = DEMSettings()
-    """DEM."""
-    discriminator: DiscriminatorSettings = DiscriminatorSettings()
-    """D."""
+    """Sizes of DEM's U-Net."""
+    discriminator: DiscriminatorSettings | None = DiscriminatorSettings()
+    """Sizes of D; null trains without adversary."""
     generator_optimizer: OptimizerSettings = OptimizerSettings()
-    """Of G and DEM."""
+    """Optimizer of G and DEM."""
     discriminator_optimizer: OptimizerSettings = OptimizerSettings()
-    """Of D."""
+    """Optimizer of D."""
     adversarial_terms: tuple[AdversarialTerm, ...] = Field(TERMS, min_length=1)
-    """Which G(., .) D judges in L_adv."""
+    """Images and rain information whose combinations D judges in L_adv."""
     adversarial_weight: float = 1.0
     """Factor on L_adv."""
     adversarial_to_derainer: bool = True
     """Whether L_adv and the self-reconstruction reach the derainer through B_r and B1, or stop there."""
     discriminator_fakes: Literal["O1", "all"] = "O1"
     """What D learns to tell from O_r: the pseudo rainy crop alone, or every term of L_adv."""
-    dem_switch: bool = True
-    """Whether DEM takes the reward of O_r as its clean part in stage 2; if not, its U-Net as in stage 1."""
     dem_source_stage2: Literal["unet", "derained", "truth"] = "unet"
     """What DEM takes as the clean part of O1 in stage 2: its U-Net, B1, or B_u."""
     self_reconstruction: float = 0.0
@@ -65,118 +85,267 @@ class RGSUDSettings(MethodSettings):
     clean_identity: float = 0.0
     """Factor on |F(B_u)|: a clean image has no rain to extract."""
 
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _of_both_stages(cls, given: Any) -> Any:
+        if isinstance(given, list | tuple | str):
+            given = {1: [given] if isinstance(given, str) else given}
+        if not isinstance(given, dict):
+            return given
+        lists = {int(key) if str(key) in ("1", "2") else key: value for key, value in given.items()}
+        lists.setdefault(2, lists.get(1, ()))
+        named = {one["name"]: one for part in lists.values() for one in part if _has_settings(one)}
+        # Settings that a source has in one stage are its settings.
+        return {
+            key: [named.get(one, one) if isinstance(one, str) else one for one in part]
+            for key, part in lists.items()
+        }
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> RGSUDSettings:
+        for stage in (1, 2):
+            names = [source.name for source in self.sources.get(stage, ())]
+            if not names:
+                raise ValueError(f"sources of stage {stage} are missing: name one, as [unet]")
+            if not SOURCES.find(names[-1]).serves_all or self.sources[stage][-1].share < 1:
+                raise ValueError(
+                    f"'{names[-1]}' cannot be the last source of stage {stage}: it has no rain for some "
+                    "crops, so end with unet, flat or rendered"
+                )
+        residual = [name for name in self.names if SOURCES.find(name).residual]
+        if self.discriminator is None and self.overlay == "resnet":
+            raise ValueError("overlay resnet learns from a discriminator: take overlay add, or keep it")
+        if self.discriminator is None and self.has_unet:
+            raise ValueError("source unet learns from a discriminator: take other sources, or leave it in")
+        if self.overlay in ("blend", "auto") and residual:
+            raise ValueError(
+                f"source {residual[0]} gives residuals, which overlay {self.overlay} does not take: take add"
+            )
+        if self.clean_identity and not self.has_unet:
+            raise ValueError("clean_identity teaches the U-Net: take the source unet, or leave it out")
+        return self
+
+    @property
+    def names(self) -> list[str]:
+        """The sources of both stages, each once."""
+        return list(dict.fromkeys(source.name for part in self.sources.values() for source in part))
+
+    @property
+    def has_unet(self) -> bool:
+        """Whether DEM has its U-Net."""
+        return "unet" in self.names
+
+    def networks(self) -> dict[str, Settings]:
+        present: dict[str, Settings] = {}
+        if self.overlay == "resnet":
+            present["generator"] = self.generator
+        if self.has_unet:
+            present["dem"] = self.dem
+        if self.discriminator is not None:
+            present["discriminator"] = self.discriminator
+        return present
+
     def refuse(self, crop: int) -> str | None:
-        downscale, layers = self.generator.downscale, self.discriminator.layers
-        if crop % downscale:
+        downscale = self.generator.downscale
+        if self.overlay == "resnet" and crop % downscale:
             return f"data.crop {crop} is no multiple of method.generator.downscale {downscale}: change it"
-        if crop < 2 ** (layers + 1):
+        if self.discriminator is not None and crop < 2 ** (self.discriminator.layers + 1):
+            layers = self.discriminator.layers
             return f"data.crop {crop} is too small for method.discriminator.layers {layers}: take fewer"
+        for source in (source for part in self.sources.values() for source in part):
+            if isinstance(source, RewardSmoothSettings) and crop <= source.kernel // 2:
+                return f"sigma {source.sigma:g} of the source reward_smooth is too large for crops of {crop}"
         return None
 
 
+def _has_settings(source: Any) -> bool:
+    return isinstance(source, dict) and "name" in source
+
+
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
+def frozen(module: nn.Module | None) -> Iterator[None]:
     """Gradients pass through the module but leave nothing on its weights."""
-    module.requires_grad_(False)
+    if module is not None:
+        module.requires_grad_(False)
     try:
         yield
     finally:
-        module.requires_grad_(True)
+        if module is not None:
+            module.requires_grad_(True)
 
 
 class RGSUD(Method):
-    """The paper's method: G lays rain over clean crops, D tells it from real rain."""
+    """The paper's method: rain of several sources, laid over clean crops, and told from real rain by D."""
 
-    parts = (*Method.parts, "G", "DEM", "D", "generator_optimizer", "discriminator_optimizer")
+    Settings = RGSUDSettings
+    G: Generator | None = None
+    DEM: DEM | None = None
+    D: Discriminator | None = None
 
     def __init__(
         self, settings: RGSUDSettings, derainer: nn.Module, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(settings, derainer, device)
         self.settings = settings
-        self.G = Generator(settings.generator).to(**self._place)
-        self.DEM = DEM(settings.dem).to(**self._place)
-        self.D = Discriminator(settings.discriminator).to(**self._place)
-        self.generator_optimizer = adam(settings.generator_optimizer, self.G, self.DEM)
-        self.discriminator_optimizer = adam(settings.discriminator_optimizer, self.D)
+        by_name: dict[str, Source] = {}
+        for part in settings.sources.values():
+            for source in part:
+                by_name.setdefault(source.name, SOURCES.build(source))
+        self.sources = {
+            stage: [by_name[source.name] for source in part] for stage, part in settings.sources.items()
+        }
+        self.model = RainModel(settings.radiance if settings.overlay in ("blend", "auto") else None)
+        if settings.overlay == "resnet":
+            self.G = Generator(settings.generator).to(**self._place)
+        if settings.has_unet:
+            self.DEM = DEM(settings.dem).to(**self._place)
+        if settings.discriminator is not None:
+            self.D = Discriminator(settings.discriminator).to(**self._place)
+        self.learners: list[tuple[Adam, Sequence[nn.Module]]] = [(self.derainer_optimizer, [self.derainer])]
+        generating: list[nn.Module] = [network for network in (self.G, self.DEM) if network is not None]
+        if generating:
+            self.generator_optimizer = adam(settings.generator_optimizer, *generating)
+            self.learners.append((self.generator_optimizer, generating))
+        if self.D is not None:
+            self.discriminator_optimizer = adam(settings.discriminator_optimizer, self.D)
+        more = ("G", "DEM", "D", "generator_optimizer", "discriminator_optimizer")
+        self.parts += [name for name in more if getattr(self, name, None) is not None]
 
-    def _update(
-        self, O_r: Tensor, B_u: Tensor, B_rw: Tensor | None, rewarded: Tensor | None, R: Tensor | None
-    ) -> dict[str, Tensor]:
-        losses, O1 = self._update_generator_and_derainer(O_r, B_u, B_rw, rewarded)
-        losses["D"] = self._update_discriminator(O_r, O1)
-        return losses
-
-    def _update_generator_and_derainer(
-        self, O_r: Tensor, B_u: Tensor, B_rw: Tensor | None, rewarded: Tensor | None
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def begin(self, rainy: Photographs, crop: int, seed: int) -> Iterator[Finding]:
         s = self.settings
-        n = len(O_r)
-        with self._autocast(), frozen(self.D):
-            F_r = self.DEM(O_r, self._clean_of_rainy(O_r, B_rw, rewarded))
-            O1 = self.G(B_u, F_r)
-            # The derainer sees O1 as data: it must not make its own task easier by changing G.
-            B1, B_r = torch.split(self.Der(torch.cat((self._varied(B_u, O1.detach()), O_r))), n)
-            F_1 = self.DEM(O1, self._clean_of_pseudo(B_u, B1, stage2=B_rw is not None))
+        if s.overlay in ("blend", "auto") and s.radiance is None:
+            flat = next((source.settings for source in self.drawing if isinstance(source, Flat)), None)
+            radiance = find_radiance(rainy, flat or RainSearchSettings(), seed=seed)
+            if radiance is None and s.overlay == "blend":
+                yield Finding("The photographs do not show a radiance of blended rain: its light is added")
+            self.model = RainModel(radiance)
+        for source in self._all_sources():
+            yield from source.prepare(rainy, crop, seed, self.model)
 
-            pairs = {"B_r,F_r": (B_r, F_r), "B_r,F_1": (B_r, F_1), "B1,F_1": (B1, F_1)}
-            wanted: list[str] = [term for term in s.adversarial_terms if term in pairs]
-            if s.self_reconstruction and "B_r,F_r" not in wanted:
-                wanted.append("B_r,F_r")
-            fakes = {"B_u,F_r": O1}
-            if wanted:
-                images, information = (
-                    torch.cat(part) for part in zip(*map(pairs.__getitem__, wanted), strict=True)
-                )
-                images = images if s.adversarial_to_derainer else images.detach()
-                fakes |= zip(wanted, torch.split(self.G(images, information), n), strict=True)
+    def _all_sources(self) -> list[Source]:
+        return list(dict.fromkeys(source for part in self.sources.values() for source in part))
 
-            judged = torch.cat([fakes[term] for term in s.adversarial_terms])
-            losses = {
-                "adv": len(s.adversarial_terms) * lsgan_loss(self.D(judged), real=True),
-                "psnr": psnr_loss(B1, B_u),
-                "ssim": ssim_loss(B1, B_u),
-            }
-            total = s.adversarial_weight * losses["adv"] + s.lambda1 * (losses["psnr"] + losses["ssim"])
-            if s.self_reconstruction:
-                losses["self"] = (fakes["B_r,F_r"] - O_r).abs().mean()
-                total = total + s.self_reconstruction * losses["self"]
-            if s.clean_identity:
-                losses["identity"] = self.DEM(B_u).abs().mean()
-                total = total + s.clean_identity * losses["identity"]
-            if B_rw is not None and (reinforced := self._reinforcement(B_r, B_rw, rewarded)):
-                losses["re"], weighted = reinforced
+    @property
+    def drawing(self) -> Sequence[Source]:
+        return [one for one in self._all_sources() if one.draws]
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Also choose the source of each crop's rain, and how strong the derainer sees it."""
+        batch = super().prepare(batch)
+        sources = self.sources[1 if batch.B_rw is None else 2]
+        left = torch.ones(len(batch), dtype=torch.bool)
+        chosen = torch.full((len(batch),), len(sources) - 1)
+        for index, source in enumerate(sources[:-1]):
+            takes = source.has(batch, self.model) & left
+            if source.settings.share < 1:
+                draws = torch.Generator().manual_seed(1_000_003 * self.steps + index)
+                takes &= torch.rand(len(batch), generator=draws) < source.settings.share
+            chosen[takes] = index
+            left &= ~takes
+        gain = None if self.settings.rain_gain == 1 else self._gains(len(batch))
+        return replace(batch, source=chosen, gain=gain)
+
+    def rain(self, batch: Batch) -> Tensor:
+        """F_r: the rain of each crop by its source, N,3,c,c residual, or N,1,c,c light or opacity."""
+        assert batch.source is not None
+        sources = self.sources[1 if batch.B_rw is None else 2]
+        clean = _no_unet if self.DEM is None else self.DEM.clean
+        first, *others = sorted(set(batch.source.tolist()))
+        rain = sources[first].rain(batch, clean)
+        for index in others:
+            takes = (batch.source == index)[:, None, None, None].to(self.device)
+            rain = torch.where(takes, sources[index].rain(batch, clean), rain)
+        wide: Tensor = rain if self.G is None else rain.expand_as(batch.O_r)
+        return wide
+
+    def lay(self, rain: Tensor, scene: Tensor) -> Tensor:
+        """Rain over scenes N,3,c,c, by the overlay."""
+        out: Tensor = self.model.over(scene, rain) if self.G is None else self.G(scene, rain)
+        return out
+
+    def _update(self, batch: Batch) -> dict[str, Tensor]:
+        s, D = self.settings, self.D
+        O_r, B_u = batch.O_r, batch.B_u
+        reinforces = batch.B_rw is not None and s.lambda2 > 0
+        with self._autocast(), frozen(D):
+            F_r = self.rain(batch)
+            O1 = self.lay(F_r, B_u) if D is not None else None
+            shown = self._shown(batch, F_r, O1)
+            B1, B_r = self._derained(shown, O_r if reinforces or D is not None else None)
+            losses: dict[str, Tensor] = {}
+            if D is not None and O1 is not None:
+                fakes = self._fakes(batch, F_r, O1, B1, B_r)
+                judged = torch.cat([fakes[term] for term in s.adversarial_terms])
+                losses["adv"] = len(s.adversarial_terms) * lsgan_loss(D(judged), real=True)
+            losses |= {"psnr": psnr_loss(B1, B_u), "ssim": ssim_loss(B1, B_u)}
+            total = s.lambda1 * (losses["psnr"] + losses["ssim"])
+            if D is not None:
+                total = s.adversarial_weight * losses["adv"] + total
+                if s.self_reconstruction:
+                    losses["self"] = (fakes["B_r,F_r"] - O_r).abs().mean()
+                    total = total + s.self_reconstruction * losses["self"]
+                if s.clean_identity and self.DEM is not None:
+                    losses["identity"] = self.DEM(B_u).abs().mean()
+                    total = total + s.clean_identity * losses["identity"]
+            if reinforces and (found := self.reinforcement(B_r, batch)):
+                losses["re"], weighted = found
                 total = total + weighted
+        self._descend(total, *self.learners)
+        if D is not None and O1 is not None:
+            seen = O1 if s.discriminator_fakes == "O1" else judged
+            losses["D"] = self._update_discriminator(D, O_r, seen.detach())
+        return {name: value.detach() for name, value in losses.items()}
 
-        self._descend(
-            total,
-            (self.derainer_optimizer, [self.derainer]),
-            (self.generator_optimizer, [self.G, self.DEM]),
-        )
-        seen_by_D = O1 if s.discriminator_fakes == "O1" else judged
-        return {name: value.detach() for name, value in losses.items()}, seen_by_D.detach()
+    def _shown(self, batch: Batch, F_r: Tensor, O1: Tensor | None) -> Tensor:
+        """The pseudo rainy crops as the derainer sees them, some in weaker or stronger rain.
 
-    def _update_discriminator(self, O_r: Tensor, fake: Tensor) -> Tensor:
+        They are data to it: it must not make its own task easier by changing G or DEM.
+        """
+        if self.G is None:
+            rain = F_r.detach()
+            shown: Tensor = self.model.over(batch.B_u, rain if batch.gain is None else batch.gain * rain)
+            return shown
+        assert O1 is not None
+        O1 = O1.detach()
+        return O1 if batch.gain is None else batch.B_u + batch.gain * (O1 - batch.B_u)
+
+    def _derained(self, shown: Tensor, O_r: Tensor | None) -> tuple[Tensor, Tensor]:
+        derained = self.Der(shown if O_r is None else torch.cat((shown, O_r)))
+        return derained[: len(shown)], derained[len(shown) :]
+
+    def _fakes(
+        self, batch: Batch, F_r: Tensor, O1: Tensor, B1: Tensor, B_r: Tensor
+    ) -> dict[AdversarialTerm, Tensor]:
+        """Rainy images by the terms that are asked for; none is made that is not used."""
+        s, n = self.settings, len(batch)
+        wanted: list[AdversarialTerm] = [term for term in s.adversarial_terms if term != "B_u,F_r"]
+        if s.self_reconstruction and "B_r,F_r" not in wanted:
+            wanted.append("B_r,F_r")
+        fakes: dict[AdversarialTerm, Tensor] = {"B_u,F_r": O1}
+        if not wanted:
+            return fakes
+        F_1 = self._rain_of_pseudo(batch, O1, B1) if any(term.endswith("F_1") for term in wanted) else F_r
+        parts = {"B1": B1, "B_r": B_r, "F_r": F_r, "F_1": F_1}
+        pairs = [[parts[name] for name in term.split(",")] for term in wanted]
+        images, rain = (torch.cat(part) for part in zip(*pairs, strict=True))
+        images = images if s.adversarial_to_derainer else images.detach()
+        return fakes | dict(zip(wanted, torch.split(self.lay(rain, images), n), strict=True))
+
+    def _rain_of_pseudo(self, batch: Batch, O1: Tensor, B1: Tensor) -> Tensor:
+        """F_1, by DEM's switch for O1, which never has a reward."""
+        choice = "unet" if batch.B_rw is None else self.settings.dem_source_stage2
+        if self.DEM is None or choice == "truth":
+            return O1 - batch.B_u
+        rain: Tensor = self.DEM(O1, B1.detach() if choice == "derained" else None)
+        return rain
+
+    def _update_discriminator(self, D: Discriminator, O_r: Tensor, fake: Tensor) -> Tensor:
         with self._autocast():
-            real, false = torch.split(self.D(torch.cat((O_r, fake))), [len(O_r), len(fake)])
+            real, false = torch.split(D(torch.cat((O_r, fake))), [len(O_r), len(fake)])
             loss = 0.5 * (lsgan_loss(real, real=True) + lsgan_loss(false, real=False))
-        self._descend(loss, (self.discriminator_optimizer, [self.D]))
+        self._descend(loss, (self.discriminator_optimizer, [D]))
         return loss.detach()
 
-    def _varied(self, B_u: Tensor, O1: Tensor) -> Tensor:
-        """O1, with other strengths of rain in half of its crops."""
-        return O1 if self.settings.rain_gain == 1 else B_u + self._gains(len(O1)) * (O1 - B_u)
 
-    def _clean_of_rainy(self, O_r: Tensor, B_rw: Tensor | None, rewarded: Tensor | None) -> Tensor | None:
-        """DEM's switch for O_r: its reward, and the U-Net's estimate where there is none."""
-        if B_rw is None or not self.settings.dem_switch:
-            return None
-        if rewarded is None or rewarded.all():
-            return B_rw
-        return torch.where(rewarded[:, None, None, None], B_rw, self.DEM.clean(O_r))
-
-    def _clean_of_pseudo(self, B_u: Tensor, B1: Tensor, *, stage2: bool) -> Tensor | None:
-        """DEM's switch for O1, which never has a reward."""
-        if not stage2 or self.settings.dem_source_stage2 == "unet":
-            return None
-        return B1.detach() if self.settings.dem_source_stage2 == "derained" else B_u
+def _no_unet(image: Tensor) -> Tensor:
+    raise AssertionError("a source asks for DEM's U-Net, which only the source unet brings")

@@ -7,20 +7,20 @@ are those of the published checkpoints, so these load strictly.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from rgsud_core.settings import Settings
+from trainer.kinds import PartSettings
 
 
-class NAFNetSettings(Settings):
+class NAFNetSettings(PartSettings):
     """Sizes of a NAFNet."""
 
-    name: Literal["nafnet"] = "nafnet"
+    name: str = "nafnet"
+    """Name of the derainer."""
     width: int = 32
     """Channels at full resolution; doubled at each level."""
     encoder: tuple[int, ...] = (2, 2, 4, 8)
@@ -99,10 +99,11 @@ class NAFNet(nn.Module):
 
     Args:
         settings: sizes.
-        identity_start: zero the last convolution, so that an untrained net returns its input.
     """
 
-    def __init__(self, settings: NAFNetSettings, *, identity_start: bool = False) -> None:
+    Settings = NAFNetSettings
+
+    def __init__(self, settings: NAFNetSettings) -> None:
         super().__init__()
         widths = [settings.width << level for level in range(len(settings.encoder) + 1)]
         self.multiple = 1 << len(settings.encoder)
@@ -122,10 +123,12 @@ class NAFNet(nn.Module):
             nn.Sequential(*(NAFBlock(c) for _ in range(blocks)))
             for c, blocks in zip(reversed(widths[:-1]), settings.decoder, strict=True)
         )
-        if identity_start:
-            nn.init.zeros_(self.ending.weight)
-            assert self.ending.bias is not None
-            nn.init.zeros_(self.ending.bias)
+
+    def start_as_identity(self) -> None:
+        """Zero the last convolution, so that the net returns its input until it has learned."""
+        nn.init.zeros_(self.ending.weight)
+        assert self.ending.bias is not None
+        nn.init.zeros_(self.ending.bias)
 
     def forward(self, image: Tensor) -> Tensor:
         """N,3,H,W of any size -> the same shape; padded inside to ``multiple``."""

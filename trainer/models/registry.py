@@ -1,55 +1,74 @@
-"""How a derainer plugs in.
+"""Derainers by name or import path, and the files they are kept in.
 
-A derainer is any module N,3,H,W in [0,1] -> the same, or a sequence whose first element is that; its
-attribute ``multiple`` says what H and W it wants to divide. To add one: write its module and settings
-in a file beside this one, and name it in :func:`build_derainer`.
+A derainer is any module N,3,H,W in [0,1] -> the same, or a sequence whose first element is that. Its
+attribute ``multiple`` is what H and W have to divide by, 1 if it has none; its method ``start_as_identity``,
+if it has one, makes an untrained net return its input.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, SerializeAsAny
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from rgsud_core.errors import nearest
 from trainer.errors import TrainerError
-from trainer.models.nafnet import PUBLISHED, NAFNet, NAFNetSettings
+from trainer.kinds import Kind, PartSettings
+from trainer.models.nafnet import PUBLISHED
 
-DerainerSettings = str | NAFNetSettings
-"""A published configuration by name, or sizes."""
+DERAINERS = Kind("derainer", {"nafnet": "trainer.models.nafnet:NAFNet"}, default="nafnet")
 
 
-def resolve(settings: DerainerSettings) -> NAFNetSettings:
-    """The sizes behind a name.
+def _settings(given: Any) -> Any:
+    if isinstance(given, str) and ":" not in given and given not in DERAINERS.known:
+        if given not in PUBLISHED:
+            raise ValueError(f"unknown derainer '{given}': {nearest(given, [*PUBLISHED, *DERAINERS.known])}")
+        return PUBLISHED[given]
+    return DERAINERS.settings(given)
+
+
+DerainerSettings = Annotated[PartSettings, BeforeValidator(_settings), SerializeAsAny()]
+"""A published configuration by name; or the name of a derainer, or its import path, with its settings."""
+
+
+def build_derainer(settings: PartSettings | str, *, identity_start: bool = False) -> nn.Module:
+    """A derainer with fresh weights, by its settings or their name.
 
     Raises:
-        TrainerError: an unknown name; the message gives the nearest known one.
+        TrainerError: its class does not take the settings, or gives no module.
     """
-    if isinstance(settings, NAFNetSettings):
-        return settings
-    if settings not in PUBLISHED:
-        raise TrainerError(f"there is no derainer '{settings}': {nearest(settings, PUBLISHED)}")
-    return PUBLISHED[settings]
+    chosen: PartSettings = _settings(settings)
+    try:
+        derainer: nn.Module = DERAINERS.build(chosen)
+    except TypeError as problem:
+        raise TrainerError(
+            f"the derainer '{chosen.name}' cannot be built ({problem}): see its settings."
+        ) from None
+    if not isinstance(derainer, nn.Module):
+        raise TrainerError(f"'{chosen.name}' is no torch.nn.Module: name a class that is.")
+    if identity_start:
+        getattr(derainer, "start_as_identity", lambda: None)()
+    return derainer
 
 
-def build_derainer(settings: DerainerSettings, *, identity_start: bool = False) -> nn.Module:
-    """A derainer with fresh weights."""
-    return NAFNet(resolve(settings), identity_start=identity_start)
-
-
-def serialise_derainer(derainer: nn.Module, settings: DerainerSettings) -> bytes:
+def serialise_derainer(derainer: nn.Module, settings: PartSettings | str) -> bytes:
     """A safetensors file that :func:`load_derainer` reads without being told the sizes."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in derainer.state_dict().items()}
-    return save(tensors, metadata={"derainer": resolve(settings).model_dump_json()})
+    return save(tensors, metadata={"derainer": _settings(settings).model_dump_json()})
 
 
-def load_derainer(path: Path) -> nn.Module:
+def load_derainer(path: Path, derainer: str | None = None) -> nn.Module:
     """Read a trained derainer, in evaluation mode: a .safetensors file, or a run's folder.
+
+    Args:
+        path: the file or folder.
+        derainer: import path of the class that the file is allowed to name; files name only ours without it.
 
     Raises:
         TrainerError: missing, not such a file, or not a derainer of ours.
@@ -66,9 +85,17 @@ def load_derainer(path: Path) -> nn.Module:
     if described is None:
         raise TrainerError(f"{file} does not say which derainer it holds: it was not written by rgsud.")
     try:
-        settings = TypeAdapter(NAFNetSettings).validate_python(json.loads(described))
-        derainer = build_derainer(settings)
-        derainer.load_state_dict(tensors)
-    except (ValueError, RuntimeError):
+        tree = json.loads(described)
+        name = str(tree.get("name", DERAINERS.default)) if isinstance(tree, dict) else ""
+        if ":" in name and name != derainer:
+            raise TrainerError(
+                f"{file} names the class {name}, and loading it would run its code: if you trust it, name it "
+                f"too (--derainer {name})."
+            )
+        net = build_derainer(DERAINERS.settings(tree))
+        net.load_state_dict(tensors)
+    except (ValueError, RuntimeError) as problem:
+        if isinstance(problem, TrainerError):
+            raise
         raise TrainerError(f"{file} holds weights that do not fit the derainer it names.") from None
-    return derainer.to(memory_format=torch.channels_last).eval()
+    return net.to(memory_format=torch.channels_last).eval()

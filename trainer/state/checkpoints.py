@@ -17,7 +17,7 @@ from rgsud_core.files import writing
 from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.methods.base import Method
-from trainer.models.registry import resolve, serialise_derainer
+from trainer.models.registry import serialise_derainer
 from trainer.state.schedule import Progress
 
 
@@ -67,8 +67,8 @@ class TrainingState:
 def networks(config: Config) -> dict[str, Any]:
     """The settings that decide which weights fit, flat, by dotted key."""
     parts = {
-        "derainer": resolve(config.derainer),
-        **{f"method.{name}": getattr(config.method, name) for name in config.method.networks},
+        "derainer": config.derainer,
+        **{f"method.{name}": sizes for name, sizes in config.method.networks().items()},
     }
     return {
         f"{part}.{key}": value for part, sizes in parts.items() for key, value in sizes.model_dump().items()

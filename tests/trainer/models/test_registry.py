@@ -6,18 +6,20 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from trainer.errors import TrainerError
+from trainer.kinds import AnySettings
 from trainer.models.nafnet import PUBLISHED, NAFNetSettings
-from trainer.models.registry import build_derainer, load_derainer, resolve, serialise_derainer
+from trainer.models.registry import build_derainer, load_derainer, serialise_derainer
 
 SMALL = NAFNetSettings(width=4, encoder=(1, 1), middle=1, decoder=(1, 1))
 
 
 def test_a_name_and_its_sizes_are_the_same():
-    assert resolve("nafnet-tiny") == resolve(PUBLISHED["nafnet-tiny"]) == PUBLISHED["nafnet-tiny"]
+    named, sized = build_derainer("nafnet-tiny"), build_derainer(PUBLISHED["nafnet-tiny"])
+    assert [value.shape for value in named.parameters()] == [value.shape for value in sized.parameters()]
 
 
 def test_an_unknown_name_gets_the_nearest_known_one():
-    with pytest.raises(TrainerError, match=r"no derainer 'nafnet-tin': did you mean 'nafnet-tiny'\?"):
+    with pytest.raises(ValueError, match=r"unknown derainer 'nafnet-tin': did you mean 'nafnet-tiny'\?"):
         build_derainer("nafnet-tin")
 
 
@@ -27,7 +29,40 @@ def test_identity_start_reaches_the_network():
         assert torch.equal(build_derainer(SMALL, identity_start=True)(image), image)
 
 
+WIDE = """
+import torch
+
+class Wide(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.net = torch.nn.Conv2d(3, 3, width, padding=width // 2)
+
+    def forward(self, image):
+        return self.net(image)
+"""
+
+
 class TestFile:
+    def test_a_file_runs_no_code_that_it_names(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        (tmp_path / "strange.py").write_text("raise SystemExit('imported')\n")
+        monkeypatch.chdir(tmp_path)
+        file = tmp_path / "theirs.safetensors"
+        save_file({"weight": torch.zeros(2)}, file, metadata={"derainer": '{"name": "strange:Net"}'})
+        with pytest.raises(TrainerError, match=r"names the class strange:Net.*--derainer strange:Net"):
+            load_derainer(file)
+
+    def test_a_named_class_is_loaded_where_it_is_allowed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        (tmp_path / "wide_net.py").write_text(WIDE)
+        monkeypatch.syspath_prepend(tmp_path)
+        settings = AnySettings(name="wide_net:Wide", width=5)
+        derainer = build_derainer(settings)
+        file = tmp_path / "wide.safetensors"
+        file.write_bytes(serialise_derainer(derainer, settings))
+        loaded = load_derainer(file, "wide_net:Wide")
+        assert torch.equal(loaded.net.weight, derainer.net.weight)
+
     @pytest.mark.parametrize("settings", ["nafnet-tiny", SMALL], ids=["by name", "by sizes"])
     def test_round_trip(self, tmp_path: Path, settings: str | NAFNetSettings):
         derainer = build_derainer(settings).to(memory_format=torch.channels_last)

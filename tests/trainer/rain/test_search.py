@@ -3,10 +3,14 @@ import PIL.Image
 import pytest
 import torch
 
+from rgsud_core.degradation.rain import RainModel
 from trainer.data.crops import UnpairedBatches
 from trainer.data.folders import ImageFolder
 from trainer.errors import TrainerError
-from trainer.rain.search import RainBank, RainSearchSettings, find_radiance, find_rain
+from trainer.methods.sources import Flat, FlatSettings
+from trainer.rain.bank import RainBank
+from trainer.rain.radiance import find_radiance
+from trainer.rain.search import RainSearchSettings, find_rain
 
 SETTINGS = RainSearchSettings()
 
@@ -46,7 +50,9 @@ def test_rain_before_a_gradient_is_found_as_it_is():
 def test_of_rain_that_is_blended_in_the_opacity_is_found_where_the_scene_is_darker():
     opacity, scene = streaks(), sky()
     scene[:, 96:] += 0.4
-    rain = find_rain(image((1 - opacity[..., None]) * scene + opacity[..., None] * 0.6), SETTINGS, 0.6)
+    rain = find_rain(
+        image((1 - opacity[..., None]) * scene + opacity[..., None] * 0.6), SETTINGS, RainModel(0.6)
+    )
     inside = rain.found[:, :80] == 1
     assert inside.mean() > 0.5
     error = (rain.light - opacity)[:, :80][inside]
@@ -158,14 +164,15 @@ class TestBank:
 
     def test_where_nothing_is_flat_the_error_says_what_to_change(self, folder):
         with pytest.raises(
-            TrainerError, match=r"no flat place of 64x64 pixels.*5 images.*data\.rain_search\."
+            TrainerError, match=r"no flat place of 64x64 pixels.*5 images.*give `flat` larger below"
         ):
             RainBank(folder, RainSearchSettings(chroma=1e-6), crop=64, seed=0)
 
     def test_batches_of_different_workers_have_different_rain(self, folder):
-        bank = RainBank(folder, SETTINGS, crop=32, seed=0)
+        flat = Flat(FlatSettings(name="flat", **SETTINGS.model_dump()))
+        assert len(list(flat.prepare(folder, 32, 0, RainModel()))) == 2
         made = [
-            UnpairedBatches(folder, folder, crop=32, batch=2, seed=0, rank=rank, world=2, bank=bank)
+            UnpairedBatches(folder, folder, crop=32, batch=2, seed=0, rank=rank, world=2, sources=[flat])
             for rank in (0, 1)
         ]
         rain = [batches.batch(number).rain["flat"] for number in range(3) for batches in made]

@@ -9,24 +9,31 @@ import pytest
 import torch
 from torch import Tensor
 
+from rgsud_core.degradation.rain import RainModel
 from tests.trainer.methods.small import N, batch, ripe, same, step, weights
-from trainer.methods.found_rain import FoundRain, FoundRainSettings, RewardRainSettings, rain_before
 from trainer.methods.losses import psnr_loss, ssim_loss
+from trainer.methods.rgsud import RGSUD, RGSUDSettings
+from trainer.methods.sources import RewardSmoothSettings, rain_before
 from trainer.models.nafnet import NAFNet, NAFNetSettings
 
 
-def method(**changes: Any) -> FoundRain:
+def smooth(**changes: Any) -> RewardSmoothSettings:
+    return RewardSmoothSettings(name="reward_smooth", **changes)
+
+
+def method(**changes: Any) -> RGSUD:
     torch.manual_seed(0)
     derainer = NAFNet(NAFNetSettings(width=4, encoder=(1,), middle=1, decoder=(1,)))
     ripe(derainer, 0)
-    return FoundRain(FoundRainSettings.model_validate(changes), derainer)
+    parts = {"sources": {1: ["flat"], 2: ["reward_smooth", "flat"]}, "overlay": "add", "discriminator": None}
+    return RGSUD(RGSUDSettings.model_validate(parts | changes), derainer)
 
 
 def rain() -> Tensor:
     return 0.5 * torch.rand(N, 1, 32, 32, generator=torch.Generator().manual_seed(7))
 
 
-def inputs(made: FoundRain) -> list[Tensor]:
+def inputs(made: RGSUD) -> list[Tensor]:
     """What the derainer is shown from now on, call by call."""
     shown: list[Tensor] = []
     made.derainer.register_forward_pre_hook(lambda _module, args: shown.append(args[0].detach().clone()))
@@ -58,7 +65,7 @@ def test_half_of_the_crops_have_rain_of_another_strength() -> None:
 
 
 def test_rain_that_is_blended_in_darkens_what_is_brighter() -> None:
-    made, (O_r, B_u, _), R = method(radiance=0.6), batch(), rain()
+    made, (O_r, B_u, _), R = method(overlay="blend", radiance=0.6), batch(), rain()
     shown = inputs(made)
     step(made, O_r, B_u, R=R)
     torch.testing.assert_close(shown, [(1 - R) * B_u + R * 0.6])
@@ -81,29 +88,27 @@ def streaks() -> Tensor:
 
 class TestRainBeforeAReward:
     def test_before_a_smooth_scene_it_is_the_rain(self) -> None:
-        light, share = rain_before(scene(), scene() + streaks(), RewardRainSettings())
+        light, share = rain_before(scene(), scene() + streaks(), smooth())
         assert (light.shape, share.shape) == ((N, 1, 32, 32), (N,))
         assert share.min() == 1
         torch.testing.assert_close(light, streaks(), atol=0.01, rtol=0)
 
     def test_what_the_reward_left_of_a_streak_counts_as_rain(self) -> None:
         half = scene() + 0.5 * streaks()
-        light, _ = rain_before(half, scene() + streaks(), RewardRainSettings(detail=0.1))
+        light, _ = rain_before(half, scene() + streaks(), smooth(detail=0.1))
         on, taken = streaks() > 0, 0.5 * streaks()
         assert light[on].mean() > 1.4 * taken[on].mean()
 
-    @pytest.mark.parametrize("case", ["rough scene", "more detail than was taken", "bright", "switched off"])
+    @pytest.mark.parametrize("case", ["rough scene", "more detail than was taken", "bright"])
     def test_where_it_cannot_be_told_from_the_scene_there_is_none(self, case: str) -> None:
         reward, added = scene(), streaks()
-        settings = RewardRainSettings()
+        settings = smooth()
         if case == "rough scene":
             reward = scene(rough=0.1)
         elif case == "more detail than was taken":
             reward, added = scene(rough=0.02), streaks() / 30
-        elif case == "bright":
-            reward = scene() + 0.6
         else:
-            settings = RewardRainSettings(detail=0)
+            reward = scene() + 0.6
         light, share = rain_before(reward, reward + added, settings)
         assert share.max() == 0
         assert light.max() == 0
@@ -111,17 +116,17 @@ class TestRainBeforeAReward:
     def test_it_ends_where_the_scene_is_rough(self) -> None:
         reward = torch.cat((scene(), scene(rough=0.2)), dim=3)
         wide = torch.cat((streaks(), streaks()), dim=3)
-        light, share = rain_before(reward, reward + wide, RewardRainSettings(window=9))
+        light, share = rain_before(reward, reward + wide, smooth(window=9))
         assert 0.2 < share.min() <= share.max() < 0.6
         assert light[..., 40:].max() == 0
         assert light[..., :24].max() > 0.25
 
     def test_of_rain_that_is_blended_in_it_is_the_opacity(self) -> None:
         image = (1 - streaks()) * scene() + streaks() * 0.7
-        light, share = rain_before(scene(), image, RewardRainSettings(), radiance=0.7)
+        light, share = rain_before(scene(), image, smooth(), RainModel(0.7))
         assert share.min() == 1
         torch.testing.assert_close(light, streaks(), atol=0.02, rtol=0)
-        _, share = rain_before(scene() + 0.3, image, RewardRainSettings(), radiance=0.7)
+        _, share = rain_before(scene() + 0.3, image, smooth(), RainModel(0.7))
         assert share.max() == 0  # too near to the rain's own radiance
 
 
@@ -130,7 +135,7 @@ class TestStage2:
         made, (_, B_u, _), R = method(), batch(), rain()
         B_rw = torch.cat((scene()[:1], scene(rough=0.2)[1:]))
         O_r = B_rw + streaks()
-        light, _ = rain_before(B_rw, O_r, RewardRainSettings())
+        light, _ = rain_before(B_rw, O_r, smooth())
         shown = inputs(made)
         step(made, O_r, B_u, B_rw, R=R)
         pairs, real = shown[0][:N], shown[0][N:]
@@ -158,7 +163,7 @@ class TestStage2:
 
     def test_the_rewards_teach(self) -> None:
         O_r, B_u, B_rw = batch()
-        with_rewards, without = method(reward_rain={"detail": 0}), method(reward_rain={"detail": 0})
+        with_rewards, without = method(sources=["flat"]), method(sources=["flat"])
         step(with_rewards, O_r, B_u, B_rw, R=rain())
         step(without, O_r, B_u, R=rain())
         assert not same(weights(with_rewards.derainer), weights(without.derainer))
@@ -179,8 +184,3 @@ def test_a_restored_method_goes_on_as_the_original() -> None:
         step(made, *batch(1), R=rain())
     assert same(weights(original.derainer), weights(restored.derainer))
     assert same(weights(original.averaged), weights(restored.averaged))
-
-
-def test_it_refuses_to_train_without_rain() -> None:
-    with pytest.raises(AssertionError, match="found rain"):
-        step(method(), *batch()[:2])
