@@ -51,7 +51,7 @@ class PoolSettings(Settings):
     keep: Annotated[int, Field(ge=1, le=64)] = 1
     history: Annotated[int, Field(ge=0, le=64)] = 0
     """Number of replacements that an entry remembers."""
-    size: Annotated[int, Field(ge=1)] | None = None
+    size: Annotated[int, Field(ge=1, lt=10**15)] | None = None
     """Number of images in the data set, for the coverage."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -54,29 +53,3 @@ def _opened(data: bytes) -> Iterator[PIL.Image.Image]:
         raise Problem(
             422, f"the file is no readable image ({reason}): send a {', '.join(FORMATS)} file"
         ) from None
-
-
-class PixelBudget:
-    """Limits the pixels that are decoded at the same time, and so the memory.
-
-    Args:
-        pixels: the limit. A thread that needs more waits until it is the only one.
-    """
-
-    def __init__(self, pixels: int) -> None:
-        self._free = self._all = pixels
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, pixels: int) -> Iterator[None]:
-        """Wait for room for so many pixels. A thread must not hold it twice."""
-        pixels = min(pixels, self._all)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= pixels)
-            self._free -= pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += pixels
-                self._changed.notify_all()

@@ -15,10 +15,11 @@ import prometheus_client
 from iqa_service.errors import ScorerAway, ScorerBusy, ScorerError
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.remote import ScorerInfo, Transport, ViewCall, connect
-from iqa_service.serving.decoding import PixelBudget, decode, pixels_of
+from iqa_service.serving.decoding import decode, pixels_of
 from iqa_service.serving.schemas import Score, Scores, ViewScores
 from iqa_service.serving.settings import ServiceSettings
 from iqa_service.serving.uploads import Upload
+from rgsud_core.http.limits import PixelBudget
 from rgsud_core.http.problems import Problem
 
 _T = TypeVar("_T")

@@ -19,8 +19,8 @@ from pydantic import (
 from pool_store.errors import PoolError
 from pool_store.schemas import LARGEST, Digest, ImageId, Kept
 
-_COUNTER = re.compile(r"offers|replacements|stale|stage:\d{1,3}:(offers|replacements)")
-_Count = Annotated[str, Field(pattern=r"^\d{1,15}$")]
+_COUNTER = re.compile(r"offers|replacements|stale|stage:[0-9]{1,3}:(offers|replacements)")
+_Count = Annotated[str, Field(pattern=r"^[0-9]{1,15}$")]
 _Figure = Annotated[int, Field(ge=0, lt=2**53)]
 _Few = Annotated[int, Field(ge=0, lt=2**24)]
 _Score = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
@@ -32,7 +32,9 @@ def _finite(text: str) -> str:
     return text
 
 
-_Sum = Annotated[str, Field(max_length=32), AfterValidator(_finite)]
+_Sum = Annotated[
+    str, Field(max_length=32, pattern=r"^-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?$"), AfterValidator(_finite)
+]
 
 
 class _Part(BaseModel):
@@ -82,8 +84,8 @@ class _Meta(BaseModel):
     sum_rest: _Sum
     rewards: _Sum
     rewards_rest: _Sum
-    histogram: dict[Annotated[str, Field(pattern=r"^\d{1,3}$")], _Figure]
-    timeline: dict[Annotated[str, Field(pattern=r"^\d{1,12}$")], _Decided]
+    histogram: dict[Annotated[str, Field(pattern=r"^[0-9]{1,3}$")], _Figure]
+    timeline: dict[Annotated[str, Field(pattern=r"^[0-9]{1,12}$")], _Decided]
 
     @model_validator(mode="after")
     def _known(self) -> _Meta:

@@ -6,8 +6,9 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple, TypeVar
 
@@ -114,7 +115,11 @@ class Blobs:
 
     def put_source(self, id: str, image: Image) -> None:
         """Stores the rainy image of `id`, replacing an earlier one."""
-        self.storage.replace(_source(id), encode(image))
+        self.put_source_encoded(id, encode(image))
+
+    def put_source_encoded(self, id: str, data: bytes) -> None:
+        """Stores the rainy image of `id` as lossless WebP, replacing an earlier one."""
+        self.storage.replace(_source(id), data)
 
     def source_encoded(self, id: str) -> bytes:
         """The rainy image as lossless WebP; PoolMissing if none was stored."""
@@ -137,13 +142,17 @@ class Blobs:
             digest = self.storage.get(key).decode()
             return Stored(digest, 0), self.get(digest)
         except PoolMissing:
-            images = [self.get(digest) for digest in digests]
-            if len({image.shape for image in images}) > 1:
-                raise PoolError(
-                    f"the candidates {digests[0]}, ... are of several sizes: use the best, not their mean"
-                ) from None
-            total = np.sum(images, axis=0, dtype=np.uint32)
-            image: Image = np.asarray((2 * total + len(images)) // (2 * len(images)), np.uint8)
+            total = np.zeros(self.get(digests[0]).shape, np.uint16)  # has room for 64 candidates
+            for digest in digests:
+                image = self.get(digest)
+                if image.shape != total.shape:
+                    raise PoolError(
+                        f"the candidates {digests[0]}, ... are of several sizes: use the best, not their mean"
+                    ) from None
+                total += image
+            total += len(digests) // 2
+            total //= len(digests)
+            image = total.astype(np.uint8)
             stored = self.put(image)
             self.storage.put(key, stored.digest.encode())
             return stored, image
@@ -206,9 +215,16 @@ def _raw(name: str) -> bytes | None:
 
 def decode(data: bytes, path: str) -> Image:
     """Decodes lossless WebP; PoolDamaged that names `path` if it is damaged."""
+    with opened(data, path) as file:
+        return np.array(file)
+
+
+@contextmanager
+def opened(data: bytes, path: str) -> Iterator[Pillow.Image]:
+    """Lossless WebP as an RGB picture; PoolDamaged that names `path` where its pixels cannot be read."""
     try:
         with Pillow.open(io.BytesIO(data), formats=["WEBP"]) as file:
-            return np.array(file.convert("RGB"))
+            yield file if file.mode == "RGB" else file.convert("RGB")
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
         raise PoolDamaged(
             f"blob {path} is corrupt ({error}): restore it from a copy, or delete the pool"

@@ -251,6 +251,10 @@ class RewardPool:
         """Stores the rainy image of `id` beside its reward, for people to compare."""
         self.blobs.put_source(id, image)
 
+    def put_source_encoded(self, id: str, data: bytes) -> None:
+        """Stores the rainy image of `id`, given as plain lossless WebP."""
+        self.blobs.put_source_encoded(id, data)
+
     def source(self, id: str) -> Image | None:
         """The rainy image of `id`, or None if none was stored."""
         return self.blobs.source(id)

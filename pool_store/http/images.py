@@ -7,47 +7,70 @@ import struct
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
-from pool_store.engine.images import LONGEST_SIDE
+from pool_store.engine.images import LONGEST_SIDE, opened
 from rgsud_core.http.problems import Problem
 from rgsud_core.images import Image
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_SPARE = 1024
+"""Bytes that lossless WebP may take beyond those of the pixels and a quarter."""
 _REMEDY = "send an RGB image as PNG or as plain lossless WebP"
 
 
-def decode_upload(body: bytes, pixels: int) -> tuple[Image, bool]:
-    """The uint8 H,W,3 image of an upload, and whether the bytes may be stored as they are.
+def size_of(body: bytes, pixels: int) -> tuple[int, int]:
+    """Width and height of an upload, from its header: a decoder allocates memory as soon as it is opened.
 
     Only PNG and plain lossless WebP are accepted (the pool's images are lossless), recognised by their first
-    bytes. The size is checked against `pixels` before decoding, from the header, since a decoder allocates
-    memory as soon as it is opened.
+    bytes.
 
     Raises:
-        Problem: 415 for another format, 413 for too many pixels, 422 for a damaged image.
+        Problem: 415 for another format, 413 for more than `pixels` (half of them in PNG), 422 for a
+            damaged image.
     """
-    if body[:4] == b"RIFF" and body[8:16] == b"WEBPVP8L":
-        kind, (width, height) = "WEBP", _webp_size(body)
+    if _is_webp(body):
+        width, height = _webp_size(body)
     elif body.startswith(_PNG) and body[12:16] == b"IHDR" and len(body) > 24:
-        kind, (width, height) = "PNG", struct.unpack(">II", body[16:24])
+        width, height = struct.unpack(">II", body[16:24])
+        pixels //= 2  # it is encoded anew, which takes three times the memory of decoding
     else:
         raise Problem(415, f"the body is neither PNG nor lossless WebP: {_REMEDY}")
     if width * height > pixels or max(width, height) > LONGEST_SIDE:
         raise Problem(
             413,
-            f"{width}x{height} is too large: the pool takes {pixels} pixels, {LONGEST_SIDE} a side; send a "
-            "smaller image, or start the service with larger limits",
+            f"{width}x{height} is too large: the pool takes {pixels} pixels, {LONGEST_SIDE} a side, in this "
+            "format; send a smaller image or lossless WebP, or start the service with larger limits",
         )
+    return width, height
+
+
+def decode_upload(body: bytes, size: tuple[int, int]) -> tuple[Image, bytes | None]:
+    """The uint8 H,W,3 image of an upload of that `size_of`, and plain lossless WebP of it if it came as such.
+
+    Raises:
+        Problem: 422 for a damaged image.
+    """
+    kind = "WEBP" if _is_webp(body) else "PNG"
     try:
         with Pillow.open(io.BytesIO(body), formats=[kind]) as file:
+            if file.size != size:
+                raise Problem(422, f"the image has two sizes, {size} and {file.size}: {_REMEDY}")
             if file.mode != "RGB" or getattr(file, "n_frames", 1) != 1:
                 raise Problem(422, f"the image has mode {file.mode}: {_REMEDY}")
             image = np.array(file)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, EOFError, struct.error) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Pillow.DecompressionBombError) as error:
         raise Problem(422, f"the image is damaged ({error}): {_REMEDY}") from None
-    # Bytes after the picture would be stored and served too.
-    return image, kind == "WEBP" and len(body) == 8 + int.from_bytes(body[4:8], "little")
+    if kind == "PNG":
+        return image, None
+    # Without what else is in the file or behind it, which would be stored and served too.
+    length = (int.from_bytes(body[16:20], "little") + 1) // 2 * 2
+    if length > 1.25 * image.nbytes + _SPARE:
+        raise Problem(422, f"the image takes {length} bytes, which are more than its pixels: {_REMEDY}")
+    return image, b"RIFF" + (12 + length).to_bytes(4, "little") + body[8 : 20 + length]
+
+
+def _is_webp(body: bytes) -> bool:
+    return body[:4] == b"RIFF" and body[8:16] == b"WEBPVP8L"
 
 
 def _webp_size(body: bytes) -> tuple[int, int]:
@@ -58,12 +81,12 @@ def _webp_size(body: bytes) -> tuple[int, int]:
     return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
 
 
-def preview(image: Image, width: int) -> bytes:
-    """A lossy WebP of a uint8 H,W,3 image, at most `width` pixels wide."""
-    picture = Pillow.fromarray(image)
-    if picture.width > width:
+def preview(encoded: bytes, name: str, width: int) -> bytes:
+    """A lossy WebP, at most `width` pixels wide, of lossless WebP; PoolDamaged names `name` on damage."""
+    with opened(encoded, name) as picture:
         height = max(1, round(picture.height * width / picture.width))
-        picture = picture.resize((width, height), Pillow.Resampling.LANCZOS, reducing_gap=3)
-    small = io.BytesIO()
-    picture.save(small, "WEBP", quality=82, method=2)
+        if picture.width > width:
+            picture = picture.resize((width, height), Pillow.Resampling.LANCZOS, reducing_gap=3)
+        small = io.BytesIO()
+        picture.save(small, "WEBP", quality=82, method=2)
     return small.getvalue()

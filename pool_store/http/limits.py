@@ -22,9 +22,7 @@ class Limits(limits.Limits):
     dump: int = Field(2 << 30, ge=1)
     """Largest snapshot to restore, in bytes: an entry takes about 500."""
     pixels: int = Field(40_000_000, ge=1)
-    """Largest image in pixels; checked before it is decoded."""
-    decoders: int = Field(4, ge=1)
-    """Images decoded at a time, which bounds the memory that uploads take."""
+    """Largest image in pixels, which is decoded alone; smaller ones together at most half as many."""
 
     def of(self, path: str) -> int:
         """Largest body of a request to `path`: only images and snapshots may be long."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated, Any, Literal
@@ -12,15 +12,16 @@ from typing import Annotated, Any, Literal
 import anyio
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
-from pool_store.engine.images import decode, digest_of, encode, several
+from pool_store.engine.images import LONGEST_SIDE, digest_of, encode, several
 from pool_store.engine.pool import RewardPool
 from pool_store.engine.pools import PoolHost
 from pool_store.errors import PoolMissing
 from pool_store.http.archive import unpack
-from pool_store.http.images import decode_upload, preview
+from pool_store.http.images import decode_upload, preview, size_of
 from pool_store.http.limits import IMAGES_A_REQUEST, PREVIEW_WIDTHS, Limits
 from pool_store.http.messages import Uploaded, Uploads
 from pool_store.schemas import DIGEST_PATTERN, Digest, Entry, ImageId, PoolName
+from rgsud_core.http.limits import PixelBudget
 from rgsud_core.http.problems import Problem
 
 Name = Annotated[PoolName, Path(alias="pool", description="Name of the pool.")]
@@ -44,6 +45,8 @@ _IMAGE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/webp": {}}},
     304: {"description": "The client has it already."},
 }
+_UPLOADS = 16
+"""Uploads checked at a time."""
 _PREVIEWS = 256
 """Previews held in memory, some 10 to 150 KB each."""
 
@@ -53,13 +56,16 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
     forever = f"{'public' if shared else 'private'}, {FOREVER}"
     routes = APIRouter()
     # Threads of their own, so that uploads never delay offers; only some of them hold decoded pixels.
-    uploads = anyio.CapacityLimiter(4 * limits.decoders)
-    decoding = threading.BoundedSemaphore(limits.decoders)
+    uploads = anyio.CapacityLimiter(_UPLOADS)
+    decoding = PixelBudget(limits.pixels // 2)
 
     @lru_cache(_PREVIEWS)
     def preview_of(pool: RewardPool, digest: str, width: int) -> bytes:
-        with decoding:
-            return preview(decode(pool.encoded(digest), digest), width)
+        return preview_from(pool.encoded(digest), digest, width)
+
+    def preview_from(encoded: bytes, name: str, width: int) -> bytes:
+        with decoding.hold(math.prod(size_of(encoded, LONGEST_SIDE**2))):
+            return preview(encoded, name, width)
 
     def blob(request: Request, pool: RewardPool, digest: str, width: int | None, cache: str) -> Response:
         tag = f'"{digest}"' if width is None else f'"{digest}-{width}"'
@@ -73,11 +79,12 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         """Whether the image was new; Problem if it does not match its digest, or is not an accepted image."""
         if pool.held(digest):
             return False
-        with decoding:
-            image, as_is = decode_upload(data, limits.pixels)
+        size = size_of(data, limits.pixels)
+        with decoding.hold(math.prod(size)):
+            image, encoded = decode_upload(data, size)
             if (found := digest_of(image)) != digest:
                 raise Problem(422, f"the image has digest {found}, not {digest}: put it under its own")
-            encoded = data if as_is else encode(image)
+            encoded = encoded or encode(image)
             del image
         pool.put_encoded(digest, encoded)
         return True
@@ -123,9 +130,10 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
 
         def store() -> None:
             opened = host.open(pool)
-            with decoding:
-                image, _ = decode_upload(body, limits.pixels)
-                opened.put_source(id, image)
+            size = size_of(body, limits.pixels)
+            with decoding.hold(math.prod(size)):
+                image, encoded = decode_upload(body, size)
+                opened.put_source_encoded(id, encoded or encode(image))
 
         await anyio.to_thread.run_sync(store, limiter=uploads)
 
@@ -138,8 +146,7 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         def body() -> bytes:
             if width is None:
                 return encoded
-            with decoding:
-                return preview(decode(encoded, f"of the rainy image of '{id}'"), width)
+            return preview_from(encoded, f"of the rainy image of '{id}'", width)
 
         return _answer(request, tag, FRESH, body)
 
@@ -151,7 +158,8 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         opened = host.open(pool)
         digest = entry_of(opened, id).best.digest
         if kind == "mean":
-            with decoding:
+            pixels = math.prod(size_of(opened.encoded(digest), LONGEST_SIDE**2))
+            with decoding.hold(2 * pixels):  # of one candidate after the other, and their sum
                 digest, _ = opened.reward(id, "mean")
         return blob(request, opened, digest, width, FRESH)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pydantic import Field
 from starlette.types import Message, Receive, Scope
@@ -31,7 +34,7 @@ class Limits(Settings):
 
     body: int = Field(64 << 20, ge=1)
     """Largest body of a request."""
-    bodies: int = Field(256 << 20, ge=1)
+    bodies: int = Field(96 << 20, ge=1)
     """Bytes of bodies held at a time, over all requests; a single one may be larger if its own limit is."""
     rate: float = Field(2000.0, gt=0)
     """Requests per second of one client address."""
@@ -126,3 +129,29 @@ class Body:
             return message
 
         return counted
+
+
+class PixelBudget:
+    """Limits the pixels that are decoded at a time, and with them the memory that images take.
+
+    Args:
+        pixels: decoded at a time. Whoever asks for more waits until it is alone.
+    """
+
+    def __init__(self, pixels: int) -> None:
+        self._free = self._all = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        """Waits for room for so many pixels; to be held once at a time by each thread."""
+        pixels = min(pixels, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= pixels)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import resource
 import signal
@@ -26,6 +27,9 @@ FINISH_SECONDS = 30
 """Time that requests in hand have when the service ends."""
 _BACKLOG = 128
 """Connections accepted in one go, before the limit on their number is applied."""
+_MALLOC = {-3: 1 << 20, -8: 2}
+"""glibc's M_MMAP_THRESHOLD, bytes from which on freed memory goes back to the system at once, and
+M_ARENA_MAX, its heaps: each thread would keep what its largest images took."""
 
 
 def run(
@@ -60,6 +64,9 @@ def run(
             f"{host} can be reached from other machines, so a token is needed: {remedy}, or use "
             "--host 127.0.0.1"
         )
+    with contextlib.suppress(AttributeError, OSError):  # where the C library is glibc
+        for parameter, value in _MALLOC.items():
+            ctypes.CDLL(None).mallopt(parameter, value)
     access_log.addHandler(logging.StreamHandler())
     access_log.setLevel(logging.INFO)
     access_log.propagate = False

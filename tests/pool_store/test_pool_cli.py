@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from pool_store.engine.images import digest_of, encode
@@ -224,3 +226,21 @@ def test_offers_by_http_reach_the_pool_that_is_looked_at(
     monkeypatch.setenv("RGSUD_POOL_TOKEN", "x" * 32)
     code, _, errors = rgsud("stats", f"{service.url}/demo")
     assert (code, "refuses (that token is unknown" in errors) == (2, True)
+
+
+@pytest.mark.slow
+def test_many_previews_take_bounded_memory_and_give_it_back(serve: Callable[..., Served]) -> None:
+    service = serve(RGSUD_POOL_TOKEN="")
+    image = np.full((2000, 3000, 3), 7, np.uint8)
+    with httpx.Client(base_url=f"{service.url}/v1/pools", timeout=120) as client:
+        client.put("/demo", json={"fingerprint": "f"}).raise_for_status()
+        path = f"/demo/blobs/{digest_of(image)}"
+        client.put(path, content=encode(image), headers={"content-type": "image/webp"}).raise_for_status()
+        with ThreadPoolExecutor(24) as threads:
+            widths = range(100, 148)
+            answers = list(threads.map(lambda width: client.get(path, params={"width": width}), widths))
+    assert {answer.status_code for answer in answers} == {200}
+    status = Path(f"/proc/{service.process.pid}/status").read_text()
+    peak, now = (int(re.findall(rf"{name}:\s*(\d+) kB", status)[0]) >> 10 for name in ("VmHWM", "VmRSS"))
+    assert peak < 700  # all at a time they would take some 5 GB
+    assert now < 200

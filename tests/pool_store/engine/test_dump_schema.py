@@ -37,6 +37,8 @@ def _candidate(**fields: Any) -> Change:
         (_meta(buckets="7"), "there is no counter 'buckets'"),
         (_meta(sum="nan"), "meta.sum"),
         (_meta(sum="x"), "meta.sum"),
+        *((_meta(rewards=text), "meta.rewards") for text in ("1_0", "١", " 1 ", "1\n", "1e999", "0x1", "+1")),
+        *((_meta(offers=text), "meta.offers") for text in ("١", "1 ", "1\n", "1" * 16)),
         (_meta(histogram={"68": -1}), "meta.histogram.68"),
         (_meta(timeline={"now": {"offers": 1, "replacements": 1}}), "meta.timeline.now"),
         (_meta(timeline={"1": "2 3"}), "meta.timeline.1"),

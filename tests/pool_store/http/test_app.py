@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,9 +144,14 @@ def test_takes_png_and_stores_it_lossless(demo: TestClient, picture: Picture) ->
 
 
 def test_stores_nothing_behind_an_image(demo: TestClient, picture: Picture) -> None:
-    image = picture(1)
-    assert put(demo, image, encoded(image, lossless=True) + b"<script>").status_code == 201
-    assert b"script" not in demo.get(f"{V1}/blobs/{digest_of(image)}").content
+    for number, (more, inside) in enumerate(((b"<script>", 0), (b"EXIF\x08\0\0\0<script>", 16))):
+        image = picture(number)
+        plain = encoded(image, lossless=True)
+        size = (int.from_bytes(plain[4:8], "little") + inside).to_bytes(4, "little")
+        assert put(demo, image, plain[:4] + size + plain[8:] + more).status_code == 201
+        demo.put(f"{V1}/sources/a", content=plain[:4] + size + plain[8:] + more)
+        for place in (f"blobs/{digest_of(image)}", "sources/a"):
+            assert demo.get(f"{V1}/{place}").content == plain
 
 
 def _bomb(kind: str) -> bytes:
@@ -155,6 +162,25 @@ def _bomb(kind: str) -> bytes:
     head = bytearray(encoded(np.zeros((2, 2, 3), np.uint8), "PNG"))
     head[16:24] = (16384).to_bytes(4, "big") * 2
     return bytes(head)
+
+
+def _two_heads(width: int, height: int) -> bytes:
+    """A PNG whose second head claims another size than the first one."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    heads = [
+        chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)) for size in ((1, 1), (width, height))
+    ]
+    pixels = zlib.compress(bytes((1 + 3 * 3) * 2))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(heads) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def _swollen(plain: bytes) -> bytes:
+    """Lossless WebP with megabytes of zeros behind its pixels, all said to be theirs."""
+    body = b"WEBPVP8L" + (len(plain) - 20 + (2 << 20)).to_bytes(4, "little") + plain[20:] + bytes(2 << 20)
+    return b"RIFF" + len(body).to_bytes(4, "little") + body
 
 
 @pytest.mark.parametrize(
@@ -170,6 +196,10 @@ def _bomb(kind: str) -> bytes:
         (lambda i: encoded(i, "PNG")[:20], 415, "neither PNG nor lossless WebP"),
         (lambda _: _bomb("webp"), 413, "16384x16384 is too large"),
         (lambda _: _bomb("png"), 413, "16384x16384 is too large"),
+        (lambda _: _two_heads(3, 2), 422, "two sizes, (1, 1) and (3, 2)"),
+        (lambda _: _two_heads(13_000, 13_000), 422, "two sizes"),
+        (lambda _: _two_heads(30_000, 30_000), 422, "damaged"),
+        (lambda i: _swollen(encoded(i, lossless=True)), 422, "more than its pixels"),
         (lambda i: encoded(i[..., 0], "PNG"), 422, "mode L"),
         (lambda i: encoded(np.dstack([i, i[..., :1]]), lossless=True), 422, "mode RGBA"),
         (lambda i: encoded(i[::-1], lossless=True), 422, "put it under its own"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image as Pillow
 
 from pool_store.engine.images import digest_of, encode
 from pool_store.engine.pools import PoolHost
@@ -64,6 +66,10 @@ def test_a_snapshot_has_a_limit_of_its_own(narrow: Callable[..., TestClient]) ->
 
 def test_pixels_are_limited(narrow: Callable[..., TestClient]) -> None:
     client = narrow(pixels=100)
+    png = io.BytesIO()
+    Pillow.fromarray(np.ones((6, 10, 3), np.uint8)).save(png, "PNG")
+    said = sentence(client.put(f"{V1}/sources/a", content=png.getvalue()), 413)
+    assert "10x6 is too large: the pool takes 50 pixels" in said  # PNG is encoded anew
     for shape, status in (((10, 10, 3), 201), ((10, 11, 3), 413)):
         image = np.zeros(shape, np.uint8)
         url = f"{V1}/blobs/{digest_of(image)}"
