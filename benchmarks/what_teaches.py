@@ -35,7 +35,8 @@ from pool_store.client import Pool
 from pool_store.schemas import Entry
 from rgsud_core.files import writing
 from rgsud_core.images import Image
-from trainer.config import Config, Share, load_config
+from rgsud_core.settings import Percentage
+from trainer.config import Config, load_config
 from trainer.data.crops import PairedBatches, UnpairedBatches
 from trainer.data.folders import ImageFolder
 from trainer.data.pairing import PairedFolder
@@ -51,9 +52,9 @@ from trainer.state.checkpoints import Checkpoints
 from trainer.state.schedule import Progress, finished
 from trainer.train import train
 
-SHARED = Share(0.4)
+SHARED = Percentage(0.4)
 """Part of the time that the runs of a seed have in common."""
-STAGE2 = Share(0.5)
+STAGE2 = Percentage(0.5)
 """When stage 2 begins."""
 CHOSEN_BY = 3
 """Every which of the training images an evaluation measures, to choose settings by."""

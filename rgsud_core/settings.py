@@ -22,7 +22,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_the_nearest_key(cls, values: Any) -> Any:
-        if isinstance(values, dict):
+        if isinstance(values, dict) and cls.model_config.get("extra") != "allow":
             for key in values:
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown setting '{key}': {nearest(str(key), cls.model_fields)}")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, model_validator
 
-from rgsud_core.settings import Settings
+from rgsud_core.settings import Percentage, Settings
 from trainer.data.catalogue import find
 from trainer.errors import TrainerError
 from trainer.kinds import PartError
@@ -22,22 +22,15 @@ from trainer.models.registry import DerainerSettings
 from trainer.recycling.rewards import Combination
 
 
-class Share(float):
-    """A share of the run, by samples or by time, whichever is ahead; written as `50%`."""
-
-    def __str__(self) -> str:
-        return f"{self * 100:.10g}%"
-
-
 def _moment(*words: str) -> PlainValidator:
     def read(value: Any, info: ValidationInfo) -> Any:
         if value in words or (type(value) is int and value >= 0):
             return value
-        if isinstance(value, str) and (percent := re.fullmatch(r"(\d+(\.\d+)?)%", value)):
-            return Share(float(percent[1]) / 100)
-        if isinstance(value, float) and (isinstance(value, Share) or info.context == _AS_WRITTEN):
-            return Share(value)
-        example = str(Share(value)) if isinstance(value, float) and 0 <= value <= 1 else "50%"
+        if isinstance(value, float) and info.context == _AS_WRITTEN:
+            return Percentage(value)
+        with suppress(ValueError):
+            return Percentage.read(value)
+        example = str(Percentage(value)) if isinstance(value, float) and 0 <= value <= 1 else "50%"
         known = ", ".join(["a number of samples (20000)", f"a share of the run ({example})", *words])
         raise ValueError(f"{value!r} is no moment of the run: write {known}")
 
@@ -46,8 +39,8 @@ def _moment(*words: str) -> PlainValidator:
 
 _AS_WRITTEN = "as written"
 """The context in which shares are read as earlier versions wrote them, as fractions."""
-_PLAINLY = PlainSerializer(lambda moment: str(moment) if isinstance(moment, Share) else moment)
-Moment = Annotated[int | Share, _moment(), _PLAINLY]
+_PLAINLY = PlainSerializer(lambda moment: str(moment) if isinstance(moment, Percentage) else moment)
+Moment = Annotated[int | Percentage, _moment(), _PLAINLY]
 """A moment of the run: after 20000 rainy crops, or after `50%` of the run."""
 
 
@@ -112,8 +105,8 @@ class ScheduleSettings(Settings):
     recycle_until: Moment | None = None
     """When recycling stops and the pool is frozen. Default: never."""
     stage2_from: Annotated[
-        int | Share | Literal["plateau", "never"], _moment("plateau", "never"), _PLAINLY
-    ] = Share(0.5)
+        int | Percentage | Literal["plateau", "never"], _moment("plateau", "never"), _PLAINLY
+    ] = Percentage(0.5)
     """When stage 2 begins: after so many rainy crops, after a share of the run as `50%`, `never`, or at the
     `plateau`, when the pool's mean score has stopped rising."""
     plateau_patience: int = Field(3, ge=1)

@@ -111,7 +111,7 @@ def test_bad_photographs_are_named_before_anything_is_trained(
         ("method.generater=3", "method: unknown setting 'generater': did you mean 'generator'?"),
         ("method.name=supervist", "method: unknown method 'supervist': did you mean 'supervised'?"),
         ("method.name=supervised", "method: unknown setting 'dem'"),
-        ("method.sources=[flad]", "method.sources: unknown source of rain 'flad': did you mean 'flat'?"),
+        ("method.sources=[flad]", "method.sources.1.0: unknown source of rain 'flad': did you mean 'flat'?"),
         ("method.sources=[reward]", "'reward' cannot be the last source of stage 1"),
         ("method.sources=[{name: flat, share: 0.5}, rendered]", "0.5 is no share: write it as 50%"),
         ("method.discriminator=null", "overlay resnet learns from a discriminator"),
@@ -129,7 +129,7 @@ def test_bad_photographs_are_named_before_anything_is_trained(
         ("data.rainy=[old]/rainy", "is not YAML after the '='"),
         ("method.sources.2=[{name: reward_smooth, window: 30}, unet]", "30 is even"),
         (
-            "method.sources={1: [unet], 2: [{name: reward_smooth, sigma: 15}, unet]",
+            "method.sources.2=[{name: reward_smooth, sigma: 15}, unet]",
             "too large for crops of 32",
         ),
         ("data.batch", "write key=value"),
@@ -232,7 +232,7 @@ def test_settings_are_shown_with_value_type_and_meaning(
 ) -> None:
     assert _rgsud(monkeypatch, "settings", "schedule", "--recipe", "demo") == 0
     shown = capsys.readouterr().out
-    assert "schedule.stage2_from=70%  int | share | plateau | never\n    When stage 2 begins" in shown
+    assert "schedule.stage2_from=70%  int | percentage | plateau | never\n    When stage 2 begins" in shown
     assert "recycling" not in shown.replace("When recycling", "")
     assert _rgsud(monkeypatch, "settings", "ray.workers") == 0
     assert "ray.workers=1  int >= 1 | [int >= 1, int >= 1]\n" in capsys.readouterr().out

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from trainer.config import Config, ScheduleSettings, Share, read_config
+from rgsud_core.settings import Percentage
+from trainer.config import Config, ScheduleSettings, read_config
 
 
 def test_a_whole_number_is_samples_and_a_percentage_is_a_share() -> None:
@@ -17,8 +18,8 @@ def test_a_whole_number_is_samples_and_a_percentage_is_a_share() -> None:
         {"recycle_from": 1, "recycle_until": "87.5%", "stage2_from": "100%"}
     )
     assert (schedule.recycle_from, schedule.recycle_until, schedule.stage2_from) == (1, 0.875, 1.0)
-    assert not isinstance(schedule.recycle_from, Share)
-    assert isinstance(schedule.stage2_from, Share)
+    assert not isinstance(schedule.recycle_from, Percentage)
+    assert isinstance(schedule.stage2_from, Percentage)
 
 
 @pytest.mark.parametrize("written", ["7%", "33.3333%", "plateau", "never", 0, 20_000])
@@ -48,6 +49,6 @@ def test_anything_else_is_refused_with_what_to_write(written: object, advice: st
 def test_a_run_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     tree: dict[str, Any] = {"data": {"rainy": "a", "clean": "b"}, "schedule": {"stage2_from": 0.5}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
-    assert read_config(tmp_path).schedule.stage2_from == Share(0.5)
+    assert read_config(tmp_path).schedule.stage2_from == Percentage(0.5)
     with pytest.raises(ValidationError):
         Config.model_validate(tree)

@@ -13,8 +13,9 @@ import torch
 from pydantic import BaseModel
 
 from rgsud_core.images import Image
+from rgsud_core.settings import Percentage
 from trainer.batch import Batch
-from trainer.config import Config, Share
+from trainer.config import Config
 from trainer.methods.base import Method
 from trainer.methods.parallel import workers
 from trainer.restore.inference import derain_image
@@ -98,7 +99,7 @@ def out_of_reach(config: Config, images: int, plan: Plan | None = None) -> str |
     if schedule.seconds is not None and plan is not None:
         total = min(total, plan.crops * schedule.seconds / plan.step_seconds)
     begin = schedule.recycle_from
-    samples = total - (begin * total if isinstance(begin, Share) else begin)
+    samples = total - (begin * total if isinstance(begin, Percentage) else begin)
     # A worker makes one candidate every few steps, of its own batch: as many an image on any number of them.
     candidates = int(samples / (config.data.batch * config.recycling.every))
     needed = max(1, math.ceil(schedule.minimum_rewards * images))

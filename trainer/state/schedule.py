@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from trainer.config import Moment, ScheduleSettings, Share
+from rgsud_core.settings import Percentage
+from trainer.config import Moment, ScheduleSettings
 
 _RISE = 0.02
 """Log-odds; a smaller rise of the pool's mean counts as none."""
@@ -56,7 +57,7 @@ def seconds_left(schedule: ScheduleSettings, position: Position, samples_per_sec
 
 def reached(schedule: ScheduleSettings, position: Position, moment: Moment) -> bool:
     """Whether a moment, in samples or as a share of the run, has come."""
-    return (share(schedule, position) if isinstance(moment, Share) else position.samples) >= moment
+    return (share(schedule, position) if isinstance(moment, Percentage) else position.samples) >= moment
 
 
 def recycles(schedule: ScheduleSettings, position: Position) -> bool:
