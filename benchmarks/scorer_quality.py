@@ -63,7 +63,6 @@ SCORERS = {
     "daclip-lite, P('rainy') alone": "local:daclip-lite?words=rainy",
     "daclip-lite, rain-like words": "local:daclip-lite?words=rain-like",
     "NIQE": "local:niqe?weights={baselines}/niqe_pris_params.npz",
-    "CNNIQA": "cnniqa:CnniqaBackend?weights={baselines}/CNNIQA-LIVE.pth",
     "random": "local:random",
     "latest": "local:latest",
     "consensus": "",
