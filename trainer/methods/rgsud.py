@@ -93,7 +93,7 @@ class RGSUDSettings(MethodSettings):
         if not isinstance(given, dict):
             return given
         lists = {int(key) if str(key) in ("1", "2") else key: value for key, value in given.items()}
-        lists.setdefault(2, lists.get(1, ()))
+        lists.setdefault(2, lists.setdefault(1, ["unet"]))
         named = {one["name"]: one for part in lists.values() for one in part if _has_settings(one)}
         # Settings that a source has in one stage are its settings.
         return {
