@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.models.blur import separable
+
 Reduction = Literal["mean", "sum", "psnr"]
-
-
-@lru_cache(maxsize=32)
-def _gaussian(size: int, sigma: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    x = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
-    weights = torch.exp(-(x**2) / (2 * sigma**2))
-    return (weights / weights.sum()).to(dtype=dtype, device=device)
-
-
-def _separable(image: Tensor, kernel: int, sigma: float, *, pad: bool) -> Tensor:
-    channels = image.shape[1]
-    w = _gaussian(kernel, sigma, image.dtype, image.device)
-    if pad:
-        half = kernel // 2
-        image = F.pad(image, (half, half, half, half), mode="reflect")
-    # Variances and high frequencies are small differences: bfloat16 convolutions would round them away.
-    with torch.autocast(image.device.type, enabled=False):
-        rows = F.conv2d(image, w.view(1, 1, 1, -1).expand(channels, 1, 1, kernel), groups=channels)
-        return F.conv2d(rows, w.view(1, 1, -1, 1).expand(channels, 1, kernel, 1), groups=channels)
-
-
-def gaussian_blur(image: Tensor, kernel: int, sigma: float) -> Tensor:
-    """Gaussian blur of N,C,H,W with reflected borders, the same shape; H and W above kernel // 2."""
-    return _separable(image, kernel, sigma, pad=True)
 
 
 def psnr_loss(image: Tensor, target: Tensor) -> Tensor:
@@ -52,7 +28,7 @@ def ssim_of_each(image: Tensor, target: Tensor) -> Tensor:
     """SSIM of N images, N: 11x11 Gaussian window (sigma 1.5), valid region. Wang et al., TIP 2004."""
     c1, c2 = 0.01**2, 0.03**2
     stacked = torch.cat((image, target, image * image, target * target, image * target), dim=1)
-    mu_x, mu_y, xx, yy, xy = _separable(stacked, 11, 1.5, pad=False).chunk(5, dim=1)
+    mu_x, mu_y, xx, yy, xy = separable(stacked, 11, 1.5, pad=False).chunk(5, dim=1)
     luminance = (2 * mu_x * mu_y + c1) / (mu_x.square() + mu_y.square() + c1)
     variances = xx - mu_x.square() + yy - mu_y.square()
     structure = (2 * (xy - mu_x * mu_y) + c2) / (variances + c2)

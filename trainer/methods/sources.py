@@ -31,7 +31,7 @@ from rgsud_core.images import Image
 from rgsud_core.settings import Percentage
 from trainer.batch import Batch, Crop
 from trainer.kinds import Kind, PartSettings
-from trainer.methods.losses import gaussian_blur
+from trainer.models.blur import gaussian_blur
 from trainer.rain.bank import RainBank
 from trainer.rain.search import Photographs, RainSearchSettings
 

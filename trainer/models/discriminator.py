@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rgsud_core.settings import Settings
-from trainer.methods.losses import gaussian_blur
+from trainer.models.blur import gaussian_blur
 
 
 class DiscriminatorSettings(Settings):

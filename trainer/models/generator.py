@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rgsud_core.settings import Settings
-from trainer.methods.losses import gaussian_blur
+from trainer.models.blur import gaussian_blur
 
 
 class GeneratorSettings(Settings):

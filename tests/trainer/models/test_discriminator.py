@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.methods.losses import gaussian_blur
+from trainer.models.blur import gaussian_blur
 from trainer.models.discriminator import Discriminator, DiscriminatorSettings
 
 
