@@ -66,7 +66,7 @@ def make_plan(config: Config, method: Method, progress: Progress, rainy: Image) 
     shape = (config.data.batch, 3, config.data.crop, config.data.crop)
     crops = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     # As in stage 2, the dearer of the two.
-    batch = Batch(crops, crops, B_rw=crops, rain={"flat": crops[:, :1]})
+    batch = Batch(crops, crops, B_rw=crops, rain={source.name: crops[:, :1] for source in method.drawing})
     devices = [method.device] if method.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         trial.step(batch)

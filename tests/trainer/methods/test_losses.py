@@ -7,13 +7,13 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from trainer.methods.losses import (
-    gaussian_blur,
     lsgan_loss,
     psnr_loss,
     reinforcement_loss,
     ssim,
     ssim_loss,
 )
+from trainer.models.blur import gaussian_blur
 
 
 def pair(noise: float, n: int = 3, height: int = 33, width: int = 41, seed: int = 0):
