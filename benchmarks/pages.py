@@ -7,19 +7,19 @@ from pathlib import Path
 
 
 def commit() -> str:
-    """Of the measured code, as its short name."""
+    """Short name of the measured commit."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     folder = Path(__file__).parent
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False).stdout.strip()
 
 
 def row(*cells: str) -> str:
-    """Of a Markdown table."""
+    """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
 def in_bytes(count: float) -> str:
-    """To three digits: 1.76 TB."""
+    """A number of bytes to three digits: 1.76 TB."""
     for unit in ("B", "KB", "MB", "GB", "TB"):
         if count < 1000:
             return f"{count:,.3g} {unit}"
@@ -28,7 +28,7 @@ def in_bytes(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that fits: 2.5 days."""
+    """A duration in the unit that fits: 2.5 days."""
     for unit, size in (("s", 60), ("min", 60), ("h", 24), ("days", 365)):
         if seconds < size:
             return f"{seconds:,.1f} {unit}"

@@ -48,12 +48,12 @@ GROUP = 8
 CONNECTIONS = 16
 """Groups on their way to the service at a time."""
 SIDE = 256
-"""Of a square of noise, whose lossless WebP has 200 KB."""
+"""Side, in pixels, of a square of noise, whose lossless WebP has 200 KB."""
 SERVE = "from pool_store.cli import app; app()"
 
 
 class Load:
-    """Offers that make a pool of `entries` images, and then meet it."""
+    """Offers that fill a pool of `entries` images, and offers to measure it with."""
 
     def __init__(self, entries: int, digest: str, seed: int = 0) -> None:
         self.entries, self._digest = entries, digest
@@ -152,7 +152,7 @@ class Subject:
         self._lookups(count)
 
     def _lookups(self, count: int) -> None:
-        """What the server itself says that it takes to find an id: what no way of deciding can do without."""
+        """Time to find an id, as the server reports it: the least that any way of deciding takes."""
         client, key = self.pool.server.client, self.pool.shards.key(0, "best")
         client.config_resetstat()
         for _ in range(count // 10):
@@ -259,7 +259,7 @@ def service(pool: RewardPool) -> Iterator[tuple[str, int]]:
 
 
 def naive(folder: Path, images: list[Image], decisions: int) -> dict[str, float]:
-    """What comes to mind first: score and image in one Redis hash, compared by the client under WATCH."""
+    """The obvious alternative: score and image in one Redis hash, compared by the client under WATCH."""
     settings = {"appendonly": "yes", "appendfsync": "always"}
     with ValkeyServer(data_dir=folder, persist=True, config=settings) as server:
         client = redis.Redis.from_url(server.connection_url)

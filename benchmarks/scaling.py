@@ -119,7 +119,7 @@ class Turn:
 
     seconds: float
     cpu_seconds: float
-    """Of this process, over all cores."""
+    """Processor time of this process, over all cores."""
     candidates: int
     lost: int
     parts: dict[str, float]
@@ -291,7 +291,7 @@ def by_itself(tree: dict[str, Any]) -> None:
 
 
 def workers(config: Config, scorer: str, steps: int) -> dict[str, float]:
-    """Rainy crops a second of one worker, of two, and of two runs that know nothing of each other."""
+    """Rainy crops a second of one worker, of two, and of two independent runs."""
 
     def run_of(name: str, count: int, launch: str = "ray") -> Config:
         tree = config.model_dump(mode="json")

@@ -71,13 +71,13 @@ SCORERS = {
 BLEND = 0.1
 """Log-odds between two candidates' tiles at which the better one has 2.7 times the other's weight."""
 CLEAR = 0.5
-"""dB between two candidates whose order is asked for."""
+"""Smallest difference, in dB, of two candidates whose order counts."""
 OF_RUNS = ("latest", "consensus")
-"""What says something of a run's candidates only, and nothing of constructed versions."""
+"""Scorers that can be applied to candidates of runs only, not to constructed versions."""
 
 
 def groups(versions: list[Version]) -> list[list[Version]]:
-    """Those that are ordered among each other."""
+    """Versions that are ordered among each other."""
     found: dict[str, list[Version]] = {}
     for version in versions:
         found.setdefault(version.group, []).append(version)
@@ -148,13 +148,13 @@ def by_tile(ranked: list[Version], field: Callable[[Version], np.ndarray]) -> Im
 
 
 def truth_of_tiles(version: Version) -> np.ndarray:
-    """What a perfect scorer would say of each place: its PSNR, dB."""
+    """The score of a perfect scorer at each place: its PSNR, dB."""
     error = np.square(version.image().astype(np.float32) - version.truth()).mean(axis=2)
     return -10 * np.log10(ndimage.uniform_filter(error, 64) + 1e-3)
 
 
 def fields_of(scorer: ScoreBackend) -> Callable[[Version], np.ndarray]:
-    """What a scorer says of each place of a version."""
+    """A scorer's log-odds at each place of a version."""
     return lambda version: tile_scores(scorer, Candidate(version.id, version.image(), version.rainy()))
 
 

@@ -6,7 +6,7 @@ from rgsud_core.errors import RgsudError
 
 
 class ScorerError(RgsudError):
-    """The scorer cannot do what was asked; the message names the cause and the remedy."""
+    """Scoring failed, or its input is bad; the message names the cause and the remedy."""
 
 
 class ScorerAway(ScorerError):

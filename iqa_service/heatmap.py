@@ -58,7 +58,7 @@ def tile_scores(backend: ScoreBackend, candidate: Candidate) -> NDArray[np.float
 def draw_heatmap(image: Image, field: NDArray[np.float32], title: str, path: Path) -> None:
     """The image, and beside it the image under its field of log-odds; the format is the path's suffix.
 
-    Colours run from the field's own worst to its best, and the bar says in words which is which.
+    Colours run from the field's own worst to its best, which the bar labels in words.
 
     Args:
         image: uint8 H,W,3.

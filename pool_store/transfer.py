@@ -1,8 +1,8 @@
 """Pools beyond one run: export to files, import, rescoring into another pool.
 
 An export is a folder, or a `.tar` of it, with `rewards/ID.webp` (the best candidates),
-`candidates/ID.RANK.webp` (the others, from 2 on), `rewards.csv` (a row per candidate with all that the pool
-knows of it) and `pool.json` (the settings of the pool). Counters are not exported; `Pool.dump` has them.
+`candidates/ID.RANK.webp` (the others, from 2 on), `rewards.csv` (a row per candidate with all its
+figures) and `pool.json` (the settings of the pool). Counters are not exported; `Pool.dump` has them.
 """
 
 from __future__ import annotations

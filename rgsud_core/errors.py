@@ -19,7 +19,7 @@ class PluginError(RgsudError):
 
 
 class ServiceError(RgsudError):
-    """A service cannot be started as asked."""
+    """A service cannot be started with these settings."""
 
 
 class StorageError(RgsudError):
@@ -35,7 +35,7 @@ class StorageMissing(StorageError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """What to say about an unknown word: the nearest known one, or all of them."""
+    """A hint about an unknown word: the nearest known one, or all of them."""
     known = list(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
     return f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known) or 'none'}"

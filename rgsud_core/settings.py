@@ -36,12 +36,12 @@ class Described:
     key: str
     """Its path in the tree, ``group.setting``."""
     value: Any
-    """What it is in this tree, as JSON has it."""
+    """Value in this tree, as JSON."""
     default: Any
-    """What it is where nothing is given, as JSON has it; None also where something must be given."""
+    """Value if none is given, as JSON; None also if one must be given."""
     type: str
     text: str
-    """What it means."""
+    """Meaning of the setting."""
     group: bool = False
     """Whether it is a group of settings, which follow."""
 

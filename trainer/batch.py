@@ -39,7 +39,7 @@ class Batch:
     """N crops of either domain, and what belongs to the rainy ones.
 
     Images are N,3,c,c: uint8 as they are loaded, float in [0,1] in a step. Masks stay on the host, so that a
-    step decides nothing by what is on the device.
+    step never waits for the device to decide.
     """
 
     O_r: Tensor

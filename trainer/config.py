@@ -110,7 +110,8 @@ class ScheduleSettings(Settings):
     """When stage 2 begins: after so many rainy crops, after a share of the run as `50%`, `never`, or at the
     `plateau`, when the pool's mean score has stopped rising."""
     plateau_patience: int = Field(3, ge=1)
-    """Readings of the pool (one per evaluation) without a rise of 0.02 in log-odds that make a plateau."""
+    """Number of evaluations in a row without a rise of the pool's mean score by 0.02 log-odds that make a
+    plateau."""
     minimum_rewards: float = Field(0.5, ge=0, le=1)
     """Share of the rainy images, 0 to 1, that must have a reward before stage 2 may begin."""
 
@@ -119,20 +120,20 @@ class RecyclingSettings(Settings):
     """Scoring and keeping of candidates."""
 
     scorer: str = "daclip-lite"
-    """`daclip-lite`, with `?consistency=1` more where O_r less B_r looks like rain;
-    `daclip?weights=PATH`, a metric of pyiqa as `musiq`; or a control: `oracle?truth=FOLDER`, `latest`,
-    `random`. With `launch: ray` the run deploys it on Ray Serve, one for all workers; inline, and as
-    `local:daclip-lite`, it is in the process that trains. Elsewhere: `serve:APP` of this Ray cluster, or
-    `http://HOST:PORT`."""
+    """Address of the scorer: `daclip-lite` (with `?consistency=1` it compares with the rainy image too),
+    `daclip?weights=PATH`, a metric of pyiqa such as `musiq`, `package.module:Class`, or a baseline:
+    `oracle?truth=FOLDER`, `latest`, `random`. With `launch: ray` the run deploys it on Ray Serve, one for all
+    workers; inline, and as `local:daclip-lite`, it is in the process that trains. Elsewhere: `serve:APP` of
+    this Ray cluster, or `http://HOST:PORT`."""
     pool: str = "embedded:{run}/pool"
-    """`embedded:PATH`, `redis://HOST:PORT/DB?blobs=PLACE` or `http://HOST:PORT/NAME`; `{run}` is the run
-    folder."""
+    """Address of the reward pool: `embedded:PATH` (a server of the run's own),
+    `redis://HOST:PORT/DB?blobs=PLACE` or `http://HOST:PORT/NAME`; `{run}` is the run's folder."""
     every: int = Field(4, ge=1)
-    """Steps between two candidates; each is one whole rainy image."""
+    """Steps between two candidates of a worker; a candidate is one whole rainy image, derained."""
     weights: Literal["current", "averaged"] = "current"
-    """Weights of the derainer that make the candidates."""
+    """Weights of the derainer that make the candidates: those of the moment, or their running average."""
     keep: int = Field(1, ge=1, le=64)
-    """Candidates kept for each rainy image."""
+    """Number of candidates that the pool keeps for each rainy image."""
     reward: Combination = "best"
     """Target of stage 2: the best of the kept candidates, their mean, or in each pixel their minimum, since
     rain only adds light."""
@@ -141,15 +142,16 @@ class RecyclingSettings(Settings):
     queue: int = Field(16, ge=1)
     """Largest number of candidates that wait to be scored; beyond it the oldest is dropped and counted."""
     synchronous: bool = False
-    """Score and offer within the step: slower, and reproducible bit for bit."""
+    """Score and offer candidates within the training step: slower, and reproducible bit for bit."""
     cache_bytes: int = 1 << 30
-    """Size of the cache of decoded rewards, in bytes."""
+    """Size of the cache of decoded rewards in a worker, in bytes."""
     history: int = Field(8, ge=0, le=64)
     """Number of replacements of each image that the pool remembers, for its page."""
     sources: bool = True
     """Store each rainy image in the pool, so that its page can show it beside the reward."""
     record: Path | None = None
-    """Folder that every candidate is written to, to compare scorers; about 300 KB each at 481x321."""
+    """Folder that every candidate is written to, to compare scorers afterwards; about 300 KB each at 481x321.
+    Default: none is written."""
 
 
 class ReportSettings(Settings):
@@ -205,7 +207,7 @@ class RaySettings(Settings):
     timeout_seconds: int = Field(600, ge=10)
     """Seconds that workers wait for each other before one is considered dead."""
     scorer: ServedScorerSettings = ServedScorerSettings()
-    """Scorer that is deployed for the run, where `recycling.scorer` is only a name."""
+    """Scorer that is deployed for the run, if `recycling.scorer` does not say where one runs."""
 
     @model_validator(mode="after")
     def _fewest_first(self) -> RaySettings:

@@ -6,4 +6,4 @@ from rgsud_core.errors import RgsudError
 
 
 class TrainerError(RgsudError):
-    """Bad input, told in sentences that name the thing and say what to do."""
+    """Bad input; the message names the thing and says what to do."""

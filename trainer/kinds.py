@@ -1,4 +1,4 @@
-"""Parts that anybody may bring: a class with its settings, by a short name or as ``package.module:Class``."""
+"""Exchangeable parts: a class with its settings, by a short name or as ``package.module:Class``."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Two losses. The contrastive one of DA-CLIP ties each image to the word of its degradation ("clean" is an
 eleventh word). The ranking one orders several derained versions of one photograph, imitated ones and those of
-derainers in training, by their true PSNR: telling clean from rainy does not teach a scorer that.
+derainers in training, by their true PSNR: a classifier of clean and rainy does not learn that order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Baselines: scorers that know the truth, or nothing, to measure what a real scorer contributes."""
+"""Baselines (the truth, the latest, chance), to measure what a real scorer contributes."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from iqa_service.serving.settings import SCORER, ServiceSettings, token_of_envir
 from rgsud_core.plugins import search_path
 
 _BATCHES_AT_ONCE = 2
-"""One is scored while the next one fills."""
+"""Batches per replica: one is scored while the next one fills."""
 _QUIET = LoggingConfig(enable_access_log=False)
 
 

@@ -1,4 +1,4 @@
-"""Requests with photographs: what is in their bodies."""
+"""Parsing of the bodies of requests with photographs."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Server:
         try:
             yield
         except (redis.RedisError, RedisClusterException, ClusterError) as error:
-            reason = first_line(error).partition(" script: ")[0].rstrip(".")  # its hash helps nobody
+            reason = first_line(error).partition(" script: ")[0].rstrip(".")  # without the script's hash
             kind: type[PoolError] = PoolUnavailable
             remedy = "see to its server"
             if isinstance(error, ReadOnlyError):

@@ -137,7 +137,7 @@ class RewardPool:
         return self.blobs.touch(digest)
 
     def _counted(self, stored: Stored) -> str:
-        """Leaves the counting to the next offers: to wait for the log again would double the time."""
+        """Postpones the counting to the next offers, since another wait for the log would double the time."""
         if stored.added:
             with self._lock:
                 self._uncounted.append(stored.added)

@@ -114,7 +114,7 @@ def digests(record: bytes) -> list[bytes]:
 
 
 def unpack_history(packed: bytes) -> list[HistoryItem]:
-    """Newest first."""
+    """The replacements of an entry, newest first."""
     return [
         HistoryItem(time=time, step=step, stage=stage, log_odds=log_odds, digest=digest.hex())
         for time, step, stage, log_odds, digest in _ITEM.iter_unpack(packed)

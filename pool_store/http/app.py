@@ -71,7 +71,7 @@ def create_app(
 
 class _Assets(StaticFiles):
     def file_response(self, *args: object, **kwargs: object) -> Response:
-        """Always asked for anew, and cheaply: the page of a newer service must not meet older scripts."""
+        """Revalidated at each use, so that the page of a newer service never runs older scripts."""
         response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
         response.headers["cache-control"] = "no-cache"
         return response

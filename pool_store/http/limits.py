@@ -1,4 +1,4 @@
-"""How much one client may ask of the pool's service."""
+"""Limits of one client of the pool's service."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Snapshots as they travel: a JSON object a line, first the settings and counters, then minutes and entries.
+"""Format of snapshots over HTTP: a JSON object a line, first settings and counters, then minutes and entries.
 
-Lines, since whoever parses or writes one large JSON value lets no other thread run meanwhile.
+Lines, since parsing or writing one large JSON value would block all other threads meanwhile.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Image = Any
 """A floating-point tensor or array in [0,1], of a shape that broadcasts with the others'."""
 
 CONTRAST = 0.15
-"""Smallest difference between blended rain and the scene behind it from which its opacity can be told."""
+"""Smallest difference between blended rain and the scene from which its opacity can be estimated."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RainModel:
         return (light / (self.radiance - scene).clip(min=CONTRAST)).clip(max=1)
 
     def brightest(self, limit: float) -> float:
-        """The mean luma of a scene up to which rain can be told from it, at most ``limit``."""
+        """The mean luma of a scene up to which rain can be separated from it, at most ``limit``."""
         return limit if self.radiance is None else min(limit, self.radiance - CONTRAST)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""How much clients may send, how fast, and how much of it is held at a time."""
+"""Limits of a service: size and rate of requests, and memory held at a time."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Body:
         self._load.bytes -= self._size
 
     def limited(self, scope: Scope, receive: Receive, limit: int) -> Receive:
-        """`receive` that raises Problem: 413 after `limit` bytes, whether the client says its length or not,
+        """`receive` that raises Problem: 413 after `limit` bytes, with or without a content-length,
         408 where the body stalls, 503 where too much is held of other bodies."""
         too_large = Problem(413, f"the body is larger than {limit} bytes: send less at a time")
         headers = dict(scope["headers"])
@@ -135,7 +135,7 @@ class PixelBudget:
     """Limits the pixels that are decoded at a time, and with them the memory that images take.
 
     Args:
-        pixels: decoded at a time. Whoever asks for more waits until it is alone.
+        pixels: decoded at a time; an image that is larger is decoded alone.
     """
 
     def __init__(self, pixels: int) -> None:

@@ -53,7 +53,7 @@ class Problem(HTTPException):
         self.more = more
 
     def answer(self) -> JSONResponse:
-        """The answer that says so."""
+        """The response with this problem."""
         status = self.status_code
         body = ProblemDetail(title=HTTPStatus(status).phrase, status=status, detail=self.detail)
         headers = {"cache-control": "no-store", **(self.headers or {})}

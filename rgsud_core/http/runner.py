@@ -1,4 +1,4 @@
-"""Serves an application from this process until it is told to end, with limits on connections."""
+"""Serves an application from this process until a signal ends it, with limits on connections."""
 
 from __future__ import annotations
 

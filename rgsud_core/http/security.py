@@ -1,4 +1,4 @@
-"""Who may do what: tokens with a scope, and what a browser on another site may not make its user do."""
+"""Access control: tokens with a scope, and protection against requests from pages of other sites."""
 
 from __future__ import annotations
 

@@ -28,17 +28,17 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 1
 _SLICE = 256 << 10
 """Largest part of an answer that is handed on at once, so that unread answers stay with the client."""
 _GONE = 499
-"""The status counted where the client went before it was answered."""
+"""The status counted if the client disconnected before the answer."""
 _PARSERS = 2
 """JSON bodies parsed at a time, each in some ten times its size of memory."""
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)', re.DOTALL)
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("rgsud.access")
-"""A line of JSON for every request of a service that was asked for it."""
+"""A line of JSON for every request, if the service has an access log."""
 
 
 class Health(BaseModel):
-    """That the service answers."""
+    """The service answers."""
 
     status: Literal["ok"] = "ok"
 
@@ -216,7 +216,7 @@ class _Gate:
             authorise(self._tokens, needed, headers)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        # Methods and paths that do not exist are counted together: anything may be asked for.
+        # Methods and paths that do not exist are counted together: clients may invent any number of them.
         method = scope["method"] if scope["method"] in _METHODS else "other"
         route = getattr(scope.get("route"), "path", "none")
         self._seconds.labels(method, route, str(status)).observe(seconds)

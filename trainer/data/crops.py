@@ -110,7 +110,7 @@ def _load(batches: Dataset[Batch], start: int, workers: int) -> Iterator[Batch]:
         sampler=itertools.count(start),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        # Of its own: the loader draws a seed, and a run's random state must not tell where it resumed.
+        # Its own generator: the loader draws a seed, and the run's random state must not depend on resuming.
         generator=torch.Generator(),
     )
     try:

@@ -39,7 +39,7 @@ class ImageFolder:
         return self.load_id(self.ids[index])
 
     def images(self) -> Iterator[Image]:
-        """All images in the order of ``ids``, each read when it is asked for."""
+        """All images in the order of ``ids``, each read when it is needed."""
         return map(self.load_id, self.ids)
 
     def load_id(self, identity: str) -> Image:

@@ -143,7 +143,7 @@ def assemble(
 
 
 def _prepare(config: Config, method: Method, rainy: ImageFolder) -> Iterator[str]:
-    """What the method finds in the photographs, in sentences; pictures of it go into the run's folder."""
+    """Findings of the method in the photographs, as sentences; their pictures go into the run's folder."""
     for finding in method.begin(rainy, config.data.crop, config.seed):
         picture = config.folder / "samples" / f"{finding.name}.png"
         if finding.rows and rank() == 0:

@@ -22,7 +22,7 @@ from trainer.restore.inference import derain_image
 from trainer.state.schedule import Progress, seconds_left
 
 _MEASURED = 2
-"""Steps, after one that is not."""
+"""Number of measured steps, after one to warm up."""
 
 
 class Plan(BaseModel):

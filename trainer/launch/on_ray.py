@@ -41,7 +41,7 @@ from trainer.state.checkpoints import Checkpoints
 _STOP = ".stop"
 """Name of a file in the run's folder that makes the workers save and end."""
 _REFUSAL = ".refusal"
-"""Name of a file that holds an error of the run itself, which restarted workers would meet again."""
+"""Name of a file that holds an error of the run itself, which would end restarted workers too."""
 
 
 def run_on_ray(

@@ -1,4 +1,4 @@
-"""What a run's folder, its pool, its scorer and its cluster say about the run."""
+"""State of a run, from its folder, its pool, its scorer and its cluster."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RunStatus(Part):
     folder: str
     state: Literal["training", "silent", "finished", "unknown"] = "unknown"
     silent_seconds: float | None = None
-    """Since the run's last line."""
+    """Seconds since the run's last line."""
     stage: int | None = None
     samples: int | None = None
     samples_planned: int | None = None
@@ -64,7 +64,7 @@ class RunStatus(Part):
     candidates_dropped: int | None = None
     candidates_lost: int | None = None
     notices: tuple[str, ...] = ()
-    """The newest ones, oldest first."""
+    """The newest notices, oldest first."""
 
 
 class PoolStatus(Part):

@@ -34,7 +34,7 @@ Address = Annotated[
 ]
 _CONNECT_SECONDS = 5.0
 _ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "120"}
-"""`ray job stop` asks the run to save and end; Ray's own 3 seconds are too few for that."""
+"""After `ray job stop` a run saves and ends, for which Ray's default of 3 seconds is too short."""
 
 
 def submit(
@@ -101,9 +101,9 @@ def connect(address: str) -> JobSubmissionClient:
 
 @contextmanager
 def dashboard(address: str) -> Iterator[None]:
-    """Says in a sentence, as a TrainerError, why a client of Ray's dashboard cannot be had."""
+    """Turns failures to connect a client of Ray's dashboard into a TrainerError."""
     _reach(address)
-    # Ray's clients prefer what this variable says to the address that they are given.
+    # Ray's clients prefer this variable to the address that they are given.
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     from ray.exceptions import AuthenticationError
 

@@ -47,19 +47,20 @@ class MethodSettings(PartSettings):
     derainer_optimizer: OptimizerSettings = OptimizerSettings()
     """Optimizer of the derainer."""
     lambda1: float = 1.0
-    """Factor on L_Der."""
+    """Factor on L_Der, the loss of the derainer on pseudo pairs: clean crops with rain laid over them."""
     lambda2: float = 0.8
-    """Factor on L_re, stage 2."""
+    """Factor on L_re, the loss between derained rainy crops and their rewards in stage 2; 0 leaves it out."""
     reinforcement: Reduction = "psnr"
-    """Reduction of L_re; `psnr` is commensurable with L_Der at any error, `mean` some 5000 times weaker."""
+    """Form of L_re: the logarithm of the squared error, as in L_Der (`psnr`), its mean over the pixels (some
+    5000 times weaker), or its sum."""
     rain_brightens: bool = False
-    """Take the darker of reward and O_r in each pixel: what is brighter than the rainy image is an error, as
-    long as rain only adds light (snow and streaks do, fog over a bright sky does not)."""
+    """Take the darker of reward and rainy image in each pixel: a brighter reward is wrong as long as rain
+    only adds light (snow and streaks do, fog over a bright sky does not)."""
     teacher: bool = False
-    """A control: in stage 2 what the averaged weights make of O_r stands in for its reward."""
+    """For comparison: in stage 2 replace rewards by what the averaged weights make of the rainy crops."""
     rain_gain: float = Field(1.0, ge=1)
-    """In half of the pseudo pairs the derainer sees the rain that many times weaker to stronger, at random:
-    pseudo pairs vary less than real rain, of which a derainer then leaves much. 1 is off."""
+    """Largest factor by which the rain of a pseudo pair is made weaker or stronger, at random, in half of
+    them: pseudo pairs vary less than real rain, and the derainer would leave strong rain. 1 is off."""
     ema: float = 0.999
     """Decay per step of the derainer's averaged weights, the ones that are evaluated and saved; 0 is off."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -107,7 +108,7 @@ class Method(ABC):
         self.steps = 0
 
     def begin(self, rainy: Photographs, crop: int, seed: int) -> Iterator[Finding]:
-        """Once, before training: look at the rainy photographs, and tell what was found."""
+        """Search the rainy photographs, once, before training; returns what was found."""
         return iter(())
 
     @property
@@ -132,7 +133,7 @@ class Method(ABC):
         return losses
 
     def prepare(self, batch: Batch) -> Batch:
-        """Decide on the host what the update is made of, so that this asks nothing of the device."""
+        """Choose on the host what the update is made of, so that the update never waits for the device."""
         if batch.B_rw is not None and self._shared.teacher:
             with torch.no_grad(), self._autocast():
                 taught = self.averaged(batch.O_r.to(self.device)).float().clamp(0, 1)

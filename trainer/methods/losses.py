@@ -38,8 +38,8 @@ def ssim_of_each(image: Tensor, target: Tensor) -> Tensor:
 def ssim_loss(image: Tensor, target: Tensor) -> Tensor:
     """-log10(SSIM), as in CSUD, averaged over the images: 0 where equal.
 
-    Of each image, so that a batch weighs the same however it is shared out to workers. SSIM is held above
-    1e-4, where the logarithm ends.
+    The logarithm is taken per image, so that a batch weighs the same however workers share it out. SSIM is
+    clamped to at least 1e-4.
     """
     return -torch.log10(ssim_of_each(image, target).clamp(min=1e-4)).mean()
 

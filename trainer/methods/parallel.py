@@ -52,7 +52,7 @@ def mean_over_workers(value: Tensor) -> Tensor:
 
 
 def as_worker_0(*values: int) -> tuple[int, ...]:
-    """What worker 0 says of these: for decisions that all have to take alike."""
+    """The values of worker 0, for decisions that all workers must take alike."""
     if workers() == 1:
         return values
     said = torch.tensor(values, dtype=torch.int64, device=_device())
@@ -70,7 +70,7 @@ def sum_over_workers(*values: int) -> tuple[int, ...]:
 
 
 def wait_for_all() -> None:
-    """Return when every worker has come here."""
+    """A barrier: return when every worker has called it."""
     if workers() > 1:
         dist.barrier()
 

@@ -52,36 +52,41 @@ class RGSUDSettings(MethodSettings):
     sources: dict[Literal[1, 2], tuple[AnySource, ...]] = Field(
         default={1: ("unet",), 2: ("reward", "unet")}, validate_default=True
     )
-    """Where the rain of each stage is taken from: names or mappings with settings, in order. A crop takes the
-    first that has rain for it, and the last serves all that are left: `unet`, `reward`, `reward_smooth`,
-    `flat`, `rendered`, or `package.module:Class`. One list is for both stages."""
+    """Sources of rain for stage 1 and stage 2, in order, as names or as mappings with settings: `unet`,
+    `reward`, `reward_smooth`, `flat`, `rendered`, or `package.module:Class`. A crop takes the first source
+    that has rain for it; the last serves all crops that are left. One list is for both stages."""
     overlay: Literal["resnet", "add", "blend", "auto"] = "resnet"
-    """How rain lies over a clean crop: by the generator, as light that is added, blended with `radiance`, or
-    added or blended as the rainy photographs show it."""
+    """How rain lies over a clean crop: by the generator (`resnet`), as light that is added (`add`), blended
+    towards the luma `radiance` (`blend`), or added or blended as the rainy photographs show it (`auto`)."""
     radiance: float | None = Field(None, gt=0.2, le=1)
-    """Luma of rain that is blended, in [0,1]; None: estimated from the rainy photographs."""
+    """Luma of blended rain, in [0,1]. Default: estimated from the rainy photographs."""
     generator: GeneratorSettings = GeneratorSettings()
-    """Sizes of G, the `resnet` overlay."""
+    """Sizes of the generator G, which is the overlay `resnet`."""
     dem: DEMSettings = DEMSettings()
-    """Sizes of DEM's U-Net."""
+    """Sizes of the U-Net of DEM (degradation extraction module), which is the source `unet`."""
     discriminator: DiscriminatorSettings | None = DiscriminatorSettings()
-    """Sizes of D; null trains without adversary."""
+    """Sizes of the discriminator D, which tells real from pseudo rainy crops; null trains without it."""
     generator_optimizer: OptimizerSettings = OptimizerSettings()
-    """Optimizer of G and DEM."""
+    """Optimizer of the generator and of DEM."""
     discriminator_optimizer: OptimizerSettings = OptimizerSettings()
-    """Optimizer of D."""
+    """Optimizer of the discriminator."""
     adversarial_terms: tuple[AdversarialTerm, ...] = Field(TERMS, min_length=1)
-    """Images and rain information whose combinations D judges in L_adv."""
+    """Rainy images that the discriminator judges in L_adv, as pairs: an image, and the rain laid over it. B_u
+    is the clean crop, O1 its pseudo rainy version, B1 and B_r are O1 and the real rainy crop O_r after
+    deraining, F_1 and F_r the rain of O1 and O_r."""
     adversarial_weight: float = 1.0
-    """Factor on L_adv."""
+    """Factor on L_adv, the adversarial loss."""
     adversarial_to_derainer: bool = True
-    """Whether L_adv and the self-reconstruction reach the derainer through B_r and B1, or stop there."""
+    """Whether the gradients of L_adv and of the self-reconstruction reach the derainer."""
     discriminator_fakes: Literal["O1", "all"] = "O1"
-    """What D learns to tell from O_r: the pseudo rainy crop alone, or every term of L_adv."""
+    """What the discriminator learns to tell from real rain: the pseudo rainy crops alone (`O1`), or all terms
+    of L_adv."""
     dem_source_stage2: Literal["unet", "derained", "truth"] = "unet"
-    """What DEM takes as the clean part of O1 in stage 2: its U-Net, B1, or B_u."""
+    """Clean part of pseudo rainy crops, for their rain F_1 in stage 2: the output of DEM's U-Net (`unet`),
+    the derained crop (`derained`), or the clean crop that they were made of (`truth`)."""
     self_reconstruction: float = 0.0
-    """Factor on |G(B_r, F_r) - O_r|: the rain of an image, laid over its derained version, gives it back."""
+    """Factor on |G(B_r, F_r) - O_r|: the rain of a crop, laid over its derained version, gives the crop
+    back."""
     clean_identity: float = 0.0
     """Factor on |F(B_u)|: a clean image has no rain to extract."""
 
@@ -175,7 +180,7 @@ def frozen(module: nn.Module | None) -> Iterator[None]:
 
 
 class RGSUD(Method):
-    """The paper's method: rain of several sources, laid over clean crops, and told from real rain by D."""
+    """The paper's method: rain of several sources, laid over clean crops; D tells it from real rain."""
 
     Settings = RGSUDSettings
     G: Generator | None = None
@@ -316,7 +321,7 @@ class RGSUD(Method):
     def _fakes(
         self, batch: Batch, F_r: Tensor, O1: Tensor, B1: Tensor, B_r: Tensor
     ) -> dict[AdversarialTerm, Tensor]:
-        """Rainy images by the terms that are asked for; none is made that is not used."""
+        """Rainy images by the terms of the settings; none is made that is not used."""
         s, n = self.settings, len(batch)
         wanted: list[AdversarialTerm] = [term for term in s.adversarial_terms if term != "B_u,F_r"]
         if s.self_reconstruction and "B_r,F_r" not in wanted:

@@ -15,7 +15,7 @@ class DEMSettings(Settings):
     width: int = 32
     """Channels at full resolution; doubled at each level."""
     levels: int = 3
-    """Times the resolution is halved."""
+    """Number of times that the resolution is halved."""
 
 
 def _pair(c_in: int, c_out: int) -> nn.Sequential:

@@ -17,10 +17,10 @@ class DiscriminatorSettings(Settings):
     width: int = 64
     """Channels after the first convolution; doubled per layer, up to eight times."""
     layers: int = 3
-    """Strided convolutions; the receptive field is 22, 46 or 94 pixels for 2, 3 or 4."""
+    """Number of strided convolutions; the receptive field is 22, 46 or 94 pixels for 2, 3 or 4."""
     sees: Literal["image", "highpass", "both"] = "both"
-    """What D is fed: the image, its high frequencies (image minus Gaussian blur, kernel 15, sigma 9), or
-    both. Rain is thin; without the image, D cannot tell the domains apart by their colours."""
+    """Input of the discriminator D: the image, its high frequencies (image minus Gaussian blur, kernel 15,
+    sigma 9), or both. Rain is thin; without the image, D cannot tell the domains apart by their colours."""
     highpass_gain: float = 1.0
     """Factor on the high-pass part; rain is faint beside the scene."""
     signed_input: bool = False

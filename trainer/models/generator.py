@@ -16,16 +16,17 @@ class GeneratorSettings(Settings):
     width: int = 128
     """Channels of the residual blocks."""
     blocks: int = 6
-    """Residual blocks."""
+    """Number of residual blocks."""
     downscale: int = 1
-    """Work at 1/downscale of the resolution, by pixel unshuffle; 2 costs a quarter per channel."""
+    """Divisor of the resolution that the blocks work at, by pixel unshuffle; 2 costs a quarter per
+    channel."""
     explicit_rain: bool = False
     """Add the rain information to the image outside the network: O1 = B + rain(F) + residual, where the
     plain form is O1 = B + residual."""
     negative_slope: float = 0.1
-    """Explicit rain: what is left of negative values. Rain brightens."""
+    """Factor on negative values of explicit rain, since rain brightens."""
     chroma: float = 0.1
-    """Explicit rain: what is left of its colour. Rain is nearly grey."""
+    """Factor on the colour of explicit rain, since rain is nearly grey."""
     residual_highpass: bool = False
     """Take the low frequencies out of the residual (those that D's high-pass input takes out). For a D that
     sees only high frequencies: nothing else holds the brightness and the colours of the fake rain."""

@@ -58,7 +58,7 @@ def build_derainer(settings: PartSettings | str, *, identity_start: bool = False
 
 
 def serialise_derainer(derainer: nn.Module, settings: PartSettings | str) -> bytes:
-    """A safetensors file that :func:`load_derainer` reads without being told the sizes."""
+    """A safetensors file with sizes in its header, for :func:`load_derainer`."""
     tensors = {key: value.detach().cpu().contiguous() for key, value in derainer.state_dict().items()}
     return save(tensors, metadata={"derainer": _settings(settings).model_dump_json()})
 

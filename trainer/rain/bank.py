@@ -22,7 +22,7 @@ _DRAW = 3
 
 @dataclass(frozen=True)
 class _Found:
-    """In the image of that number: uint8 H,W light, and N,2 corners of crops with enough of it."""
+    """Rain of the image number ``index``: uint8 H,W light, and N,2 corners of crops with enough of it."""
 
     index: int
     light: NDArray[np.uint8]
@@ -83,7 +83,7 @@ class RainBank:
         return len(self._found)
 
     def examples(self, count: int) -> list[tuple[str, Image, Image]]:
-        """Of those with most of it: id, what was searched, and the rain in it three times as bright."""
+        """Images with most rain found: id, the part searched, and its rain three times as bright."""
         most = sorted(self._found, key=lambda found: -len(found.corners))[:count]
         bright = [np.minimum(found.light.astype(np.uint16) * 3, 255).astype(np.uint8) for found in most]
         return [

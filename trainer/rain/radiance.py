@@ -45,8 +45,8 @@ def find_radiance(rainy: Photographs, settings: RainSearchSettings, *, seed: int
 
 
 def _lopsided(image: Image, settings: RainSearchSettings) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Of the flat windows with streaks: the level of the scene, and how much farther their pixels lie above
-    it than below, -1 to 1."""
+    """Level of the scene in each flat window with streaks, and how much farther its pixels lie above that
+    than below, -1 to 1."""
     scaled: NDArray[np.float32] = image[:LARGEST, :LARGEST].astype(np.float32) / np.float32(255)
     levels, lightness = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
     onto_planes = PLANES @ np.linalg.pinv(PLANES)

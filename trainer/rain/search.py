@@ -45,7 +45,7 @@ _AGREEMENT = 0.5
 """Cosine of twice the angle, 30 degrees, by which a tile's direction is another than the image's."""
 _Y, _X = np.mgrid[:WINDOW, :WINDOW].reshape(2, -1) / WINDOW - 0.5
 PLANES = np.stack((np.ones_like(_X), _X, _Y), 1).astype(np.float32)
-"""K,3: what the planes over a window are made of."""
+"""Basis of the planes over a window, K,3."""
 
 
 class Photographs(Protocol):
@@ -64,11 +64,12 @@ class RainSearchSettings(Settings):
     """Where in rainy photographs the scene counts as flat."""
 
     images: int = Field(200, ge=1)
-    """Rainy images that are searched, at most."""
+    """Largest number of rainy images that are searched."""
     chroma: float = Field(0.010, gt=0)
     """Standard deviation of R-G and B-G, in [0,1], up to which a window may be flat."""
     below: float = Field(0.005, gt=0)
-    """Root mean square of what lies below the scene's plane, in [0,1], up to which it is: rain only adds."""
+    """Root mean square of what lies below the plane of the scene, in [0,1], up to which a window may be
+    flat."""
     brightest: float = Field(0.75, gt=0, le=1)
     """Mean luma up to which rain shows its full strength: over bright sky it is cut off."""
     coverage: float = Field(0.4, gt=0, le=1)

@@ -94,7 +94,7 @@ class PoolLink:
     def sweep(self, grace_seconds: float) -> None:
         """Delete images that nothing has referred to for so long, in a thread: a large pool takes its time.
 
-        Does nothing while the last sweep still runs; that the pool is away is left to the queries to report.
+        Does nothing while the last sweep still runs; a failure of the pool is reported by the queries.
         """
         if self._sweeps.blocking:
             self._pool.sweep(grace_seconds)
@@ -102,6 +102,6 @@ class PoolLink:
             self._sweeps.start(lambda: self._pool.sweep(grace_seconds))
 
     def close(self) -> None:
-        """Wait for no answer any more."""
+        """Stop without waiting for running queries."""
         self._queries.close()
         self._sweeps.close()

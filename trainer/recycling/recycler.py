@@ -18,9 +18,9 @@ from pool_store.schemas import Lineage, Offer
 from trainer.recycling.candidate_log import CandidateLog
 
 _TRIES = 5
-"""Of a batch while the scorer has no room. The queue goes on meanwhile, and drops what is too much for it."""
+"""Attempts to score a batch while the scorer is full; the queue fills meanwhile, and drops its oldest."""
 _LONGEST_WAIT_SECONDS = 5.0
-"""Before asking again, however long the scorer asks for: rewards grow stale."""
+"""Longest pause before the next attempt, whatever the scorer requests: candidates grow stale."""
 
 
 @dataclass
@@ -30,9 +30,9 @@ class Recycled:
     scored: int = 0
     replaced: int = 0
     dropped: int = 0
-    """Because the queue was full."""
+    """Candidates dropped because the queue was full."""
     lost: int = 0
-    """Because the scorer or the pool did not answer, or the scorer had no room time and again."""
+    """Candidates lost because the scorer or the pool failed, or the scorer stayed full."""
 
 
 class Recycler:
@@ -43,7 +43,7 @@ class Recycler:
         pool: keeps the best.
         queue: candidates that may wait; when it is full the oldest is dropped.
         batch: candidates scored at once.
-        synchronous: do everything within :meth:`submit`, and let its errors through.
+        synchronous: score and offer within :meth:`submit`, and propagate errors.
         record: where every candidate is written, whether it is scored in the end or not.
         sources: put the rainy image beside its reward, once a run, for people to compare.
     """

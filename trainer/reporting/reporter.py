@@ -1,4 +1,4 @@
-"""What a run writes while it trains: lines of metrics and notices, and sample sheets."""
+"""Output of a run while it trains: lines of metrics and notices, and sample sheets."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Reporter(Callback):
         self._restart()
 
     def _report_failure(self, meaning: str, problem: str | None, progress: Progress) -> None:
-        """Once when it begins, and once when it is over."""
+        """Report a failure once when it begins, and once when it is over."""
         if problem is not None and meaning not in self._failing:
             self._failing.add(meaning)
             self.notice(f"{meaning}, training goes on: {problem}", progress)

@@ -20,7 +20,7 @@ from trainer.reporting.lines import EvaluationLine, Line, NoticeLine, StepLine, 
 from trainer.state.schedule import seconds_left
 
 _PLAIN_SECONDS = 10.0
-"""Between two lines of progress where no bar can be drawn."""
+"""Seconds between two lines of progress where no bar can be drawn."""
 _FOLLOW_SECONDS = 0.2
 
 

@@ -83,7 +83,7 @@ class Checkpoints:
         self._keep = keep
 
     def files(self) -> list[Path]:
-        """Oldest first."""
+        """The checkpoints, oldest first."""
         return sorted(self._folder.glob("step-*.pt"))
 
     def newest(self) -> Path:

@@ -1,4 +1,4 @@
-"""How far a run is, and what its schedule says to that: pure functions of settings and progress."""
+"""Progress of a run against its schedule: pure functions of settings and progress."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rgsud_core.settings import Percentage
 from trainer.config import Moment, ScheduleSettings
 
 _RISE = 0.02
-"""Log-odds; a smaller rise of the pool's mean counts as none."""
+"""Smallest rise of the pool's mean, in log-odds, that counts."""
 
 
 class Position(Protocol):
@@ -68,7 +68,7 @@ def recycles(schedule: ScheduleSettings, position: Position) -> bool:
 
 
 def stage2_due(schedule: ScheduleSettings, progress: Progress) -> bool:
-    """Whether the moment for stage 2 has come; whether there are rewards enough is another question."""
+    """Whether the moment for stage 2 has come; the number of rewards is checked elsewhere."""
     when = schedule.stage2_from
     if isinstance(when, str):
         return when == "plateau" and _level(progress.readings, schedule.plateau_patience)
