@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -220,3 +223,26 @@ def test_a_scorer_that_cannot_be_opened_says_why(url: str, tmp_path: Path) -> No
     with pytest.raises(ScorerError, match=r"^no DA-CLIP weights at"):
         deploy_scorer(broken, "broken")
     serve.delete("broken")
+
+
+def test_the_command_serves_until_it_is_told_to_end(spec: str) -> None:
+    command = [sys.executable, "-c", "from rgsud.cli import main; main()", "scorer", "serve", "--port", "0"]
+    environment = os.environ | {"RGSUD_SCORER_TOKEN": "sesame-open-open", "COLUMNS": "200"}
+    environment.pop("RAY_ADDRESS", None)
+    process = subprocess.Popen(
+        [*command, "--scorer", spec], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        (url,) = re.findall(r"http://127\.0\.0\.1:\d+", said)
+        assert httpx.get(f"{url}/readyz", timeout=60).json() == {"status": "ok"}
+        assert httpx.get(f"{url}/v1/scorer").status_code == 401
+        headers = {"authorization": "Bearer sesame-open-open"}
+        assert httpx.get(f"{url}/v1/scorer", headers=headers, timeout=60).json()["views"]["kind"] == "tiles"
+        process.send_signal(signal.SIGTERM)
+        _, more = process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, more) == (0, "")
