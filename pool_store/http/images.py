@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 
 import numpy as np
 from PIL import Image as Pillow
 
 from pool_store.engine.images import LONGEST_SIDE, opened
+from pool_store.errors import PoolDamaged
 from rgsud_core.http.problems import Problem
 from rgsud_core.images import Image
 
@@ -79,6 +81,16 @@ def _webp_size(body: bytes) -> tuple[int, int]:
         raise Problem(422, f"the image is damaged (no WebP header): {_REMEDY}")
     bits = int.from_bytes(body[21:25], "little")
     return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+
+
+def stored_pixels(encoded: bytes, name: str) -> int:
+    """Pixels of a stored image, lossless WebP; PoolDamaged names `name` if it has no header."""
+    try:
+        return math.prod(size_of(encoded, LONGEST_SIDE**2))
+    except Problem:
+        raise PoolDamaged(
+            f"blob {name} is corrupt (no image): restore it from a copy, or delete the pool"
+        ) from None
 
 
 def preview(encoded: bytes, name: str, width: int) -> bytes:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Annotated, Any, Literal
+from collections.abc import Awaitable, Callable
+from functools import lru_cache, partial, wraps
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import anyio
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
-from pool_store.engine.images import LONGEST_SIDE, digest_of, encode, several
+from pool_store.engine.images import digest_of, encode, several
 from pool_store.engine.pool import RewardPool
 from pool_store.engine.pools import PoolHost
 from pool_store.errors import PoolMissing
 from pool_store.http.archive import unpack
-from pool_store.http.images import decode_upload, preview, size_of
+from pool_store.http.images import decode_upload, preview, size_of, stored_pixels
 from pool_store.http.limits import IMAGES_A_REQUEST, PREVIEW_WIDTHS, Limits
 from pool_store.http.messages import Uploaded, Uploads
 from pool_store.schemas import DIGEST_PATTERN, Digest, Entry, ImageId, PoolName
@@ -45,8 +45,10 @@ _IMAGE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/webp": {}}},
     304: {"description": "The client has it already."},
 }
-_UPLOADS = 16
-"""Uploads checked at a time."""
+_THREADS = 8
+"""Requests for images that are worked on at a time."""
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _PREVIEWS = 256
 """Previews held in memory, some 10 to 150 KB each."""
 
@@ -55,16 +57,23 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
     """The image routes below `/v1/pools`; `shared` allows caches to give images to anyone."""
     forever = f"{'public' if shared else 'private'}, {FOREVER}"
     routes = APIRouter()
-    # Threads of their own, so that uploads never delay offers; only some of them hold decoded pixels.
-    uploads = anyio.CapacityLimiter(_UPLOADS)
+    # Threads of their own, so that images never delay offers; only some of them hold decoded pixels.
+    threads = anyio.CapacityLimiter(_THREADS)
     decoding = PixelBudget(limits.pixels // 2)
+
+    def in_thread(route: Callable[_P, _T]) -> Callable[_P, Awaitable[_T]]:
+        @wraps(route)
+        async def run(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+            return await anyio.to_thread.run_sync(partial(route, *args, **kwargs), limiter=threads)
+
+        return run
 
     @lru_cache(_PREVIEWS)
     def preview_of(pool: RewardPool, digest: str, width: int) -> bytes:
         return preview_from(pool.encoded(digest), digest, width)
 
     def preview_from(encoded: bytes, name: str, width: int) -> bytes:
-        with decoding.hold(math.prod(size_of(encoded, LONGEST_SIDE**2))):
+        with decoding.hold(stored_pixels(encoded, name)):
             return preview(encoded, name, width)
 
     def blob(request: Request, pool: RewardPool, digest: str, width: int | None, cache: str) -> Response:
@@ -90,54 +99,47 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         return True
 
     @routes.put("/{pool}/blobs/{digest}", status_code=201, responses={204: {"description": "Held already."}})
-    async def put_blob(pool: Name, digest: BlobDigest, body: Upload) -> Response:
+    @in_thread
+    def put_blob(pool: Name, digest: BlobDigest, body: Upload) -> Response:
         """Stores an image durably, after checking that it has this digest."""
-
-        def put() -> int:
-            return 201 if store(host.open(pool), digest, body) else 204
-
-        return Response(status_code=await anyio.to_thread.run_sync(put, limiter=uploads))
+        return Response(status_code=201 if store(host.open(pool), digest, body) else 204)
 
     @routes.post("/{pool}/blobs")
-    async def put_blobs(pool: Name, body: Archive) -> Uploads:
+    @in_thread
+    def put_blobs(pool: Name, body: Archive) -> Uploads:
         """Stores many images durably, each by itself: one that is refused does not affect the others."""
+        opened = host.open(pool)
 
-        def put() -> Uploads:
-            opened = host.open(pool)
+        def put_one(member: tuple[str, bytes | None]) -> Uploaded:
+            name, data = member
+            digest = name.removesuffix(".webp").removesuffix(".png")
+            try:
+                if data is None or not re.fullmatch(DIGEST_PATTERN, digest):
+                    raise Problem(422, "no plain file named by a digest: send DIGEST.webp or DIGEST.png")
+                return Uploaded(name=name, status="stored" if store(opened, digest, data) else "held")
+            except Problem as refused:
+                return Uploaded(name=name, status="refused", problem=refused.detail)
 
-            def put_one(member: tuple[str, bytes | None]) -> Uploaded:
-                name, data = member
-                digest = name.removesuffix(".webp").removesuffix(".png")
-                try:
-                    if data is None or not re.fullmatch(DIGEST_PATTERN, digest):
-                        raise Problem(422, "no plain file named by a digest: send DIGEST.webp or DIGEST.png")
-                    return Uploaded(name=name, status="stored" if store(opened, digest, data) else "held")
-                except Problem as refused:
-                    return Uploaded(name=name, status="refused", problem=refused.detail)
-
-            return Uploads(images=several(put_one, unpack(body)))
-
-        return await anyio.to_thread.run_sync(put, limiter=uploads)
+        return Uploads(images=several(put_one, unpack(body)))
 
     @routes.get("/{pool}/blobs/{digest}", response_class=Response, responses=_IMAGE)
+    @in_thread
     def get_blob(pool: Name, digest: BlobDigest, request: Request, width: Width = None) -> Response:
         """An image by its digest, or a preview of it."""
         return blob(request, host.open(pool), digest, width, forever)
 
     @routes.put("/{pool}/sources/{id:path}", status_code=204)
-    async def put_source(pool: Name, id: Id, body: Upload) -> None:
+    @in_thread
+    def put_source(pool: Name, id: Id, body: Upload) -> None:
         """Stores the rainy image, for the gallery."""
-
-        def store() -> None:
-            opened = host.open(pool)
-            size = size_of(body, limits.pixels)
-            with decoding.hold(math.prod(size)):
-                image, encoded = decode_upload(body, size)
-                opened.put_source_encoded(id, encoded or encode(image))
-
-        await anyio.to_thread.run_sync(store, limiter=uploads)
+        opened = host.open(pool)
+        size = size_of(body, limits.pixels)
+        with decoding.hold(math.prod(size)):
+            image, encoded = decode_upload(body, size)
+            opened.put_source_encoded(id, encoded or encode(image))
 
     @routes.get("/{pool}/sources/{id:path}", response_class=Response, responses=_IMAGE)
+    @in_thread
     def get_source(pool: Name, id: Id, request: Request, width: Width = None) -> Response:
         """The rainy image, or a preview of it."""
         encoded = host.open(pool).source_encoded(id)
@@ -151,6 +153,7 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         return _answer(request, tag, FRESH, body)
 
     @routes.get("/{pool}/rewards/{id:path}", response_class=Response, responses=_IMAGE)
+    @in_thread
     def get_reward(
         pool: Name, id: Id, request: Request, kind: Literal["best", "mean"] = "best", width: Width = None
     ) -> Response:
@@ -158,8 +161,8 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         opened = host.open(pool)
         digest = entry_of(opened, id).best.digest
         if kind == "mean":
-            pixels = math.prod(size_of(opened.encoded(digest), LONGEST_SIDE**2))
-            with decoding.hold(2 * pixels):  # of one candidate after the other, and their sum
+            # One candidate after the other, and their sum.
+            with decoding.hold(2 * stored_pixels(opened.encoded(digest), digest)):
                 digest, _ = opened.reward(id, "mean")
         return blob(request, opened, digest, width, FRESH)
 

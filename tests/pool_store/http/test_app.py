@@ -299,6 +299,7 @@ def test_verify_names_what_is_damaged(demo: TestClient, picture: Picture, tmp_pa
     file.write_bytes(b"rot")
     (damage,) = demo.post(f"{V1}/verify").json()["damaged"]
     assert (damage["id"], damage["digest"]) == ("a", digest_of(picture(1)))
+    assert "is corrupt" in sentence(demo.get(f"{V1}/blobs/{digest_of(picture(1))}?width=16"), 500)
 
 
 def test_metrics_tell_the_pool_and_the_requests(demo: TestClient, picture: Picture) -> None:
