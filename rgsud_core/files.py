@@ -70,5 +70,5 @@ def unwritable(path: Path, problem: OSError) -> FileError:
     if problem.errno in FULL:
         remedy = "free space on that disk and resume; what was written before is intact"
     else:
-        remedy = "name another place, or see to its permissions"
+        remedy = "name another place, or check its permissions"
     return FileError(f"{path} cannot be written ({problem.strerror or problem}): {remedy}.")

@@ -169,7 +169,7 @@ class DiskStorage:
         except OSError as error:
             kind = self._raised.full if error.errno in FULL else self._raised.failing
             reason = error.strerror or error
-            raise kind(f"cannot {what} {self.root}: {reason}; see to that disk") from error
+            raise kind(f"cannot {what} {self.root}: {reason}; check that disk") from error
 
 
 class ObjectStorage:
@@ -266,7 +266,7 @@ class ObjectStorage:
             raise
         except (self._errors.BaseError, OSError) as error:
             raise self._raised.failing(
-                f"cannot {what} {self.address}: {first_line(error)}; see to that store and its credentials"
+                f"cannot {what} {self.address}: {first_line(error)}; check that store and its credentials"
             ) from error
 
 

@@ -137,7 +137,7 @@ class RemoteBackend(ScoreBackend):
         """See :meth:`ScoreBackend.score`.
 
         Raises:
-            ScorerBusy: the service has no room; the error says when to come back.
+            ScorerBusy: the service has no room; the error has the time after which to retry.
         """
         if self.views is not None or not candidates:
             return super().score(candidates)
@@ -147,7 +147,7 @@ class RemoteBackend(ScoreBackend):
         """See :meth:`ScoreBackend.score_views`; in several concurrent calls where one cannot hold all.
 
         Raises:
-            ScorerBusy: the service has no room; the error says when to come back.
+            ScorerBusy: the service has no room; the error has the time after which to retry.
         """
         parts = np.split(views, range(self._views_at_once, len(views), self._views_at_once))
         run = self._callers.map if len(parts) > 1 else map

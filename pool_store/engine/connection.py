@@ -106,13 +106,13 @@ class Server:
         except (redis.RedisError, RedisClusterException, ClusterError) as error:
             reason = first_line(error).partition(" script: ")[0].rstrip(".")  # without the script's hash
             kind: type[PoolError] = PoolUnavailable
-            remedy = "see to its server"
+            remedy = "check its server"
             if isinstance(error, ReadOnlyError):
                 remedy = "give the address of its primary"
             elif isinstance(error, OutOfMemoryError):
                 kind, remedy = PoolFull, "give its server more memory"
             elif "NOREPLICAS" in reason or "MASTERDOWN" in reason:
-                remedy = "see to its replicas"
+                remedy = "check its replicas"
             elif "MISCONF" in reason or "No space left" in reason:
                 kind, remedy = PoolFull, "make room on the disk of its server"
             elif isinstance(error, redis.ResponseError) and not reason.startswith(_PASSING):

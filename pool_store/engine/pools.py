@@ -123,7 +123,7 @@ class PoolHost:
         key = f"ping-{uuid.uuid4().hex}"
         self._storage.put(key, b"pong")
         if not self._storage.remove(key):
-            raise PoolUnavailable(f"{self._storage.address} does not keep what is put: see to that storage")
+            raise PoolUnavailable(f"{self._storage.address} loses what is stored in it: check that storage")
 
     def close(self) -> None:
         """Closes the connection, and stops an embedded server; the contents stay."""

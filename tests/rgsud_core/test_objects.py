@@ -57,9 +57,7 @@ def test_spares_objects_whose_age_it_may_not_know(memory: str) -> None:
 def test_names_the_object_store_out_of_reach(monkeypatch: pytest.MonkeyPatch, s3: str) -> None:
     monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(storage, "PATIENCE", {"max_retries": 0})
-    with pytest.raises(
-        StorageError, match=r"cannot write a blob to s3://bucket/some/prefix/a: .*see to that"
-    ):
+    with pytest.raises(StorageError, match=r"cannot write a blob to s3://bucket/some/prefix/a: .*check that"):
         open_storage(s3, "a").put("x", b"1")
 
 

@@ -13,7 +13,7 @@ from pool_store.schemas import Stats
 T = TypeVar("T")
 _PATIENCE_SECONDS = 0.5
 """The pool usually answers within milliseconds."""
-_SILENT = "the pool does not answer: see to its service"
+_SILENT = "the pool does not answer: check its service"
 
 
 class Queries:

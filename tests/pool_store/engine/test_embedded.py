@@ -218,7 +218,7 @@ def test_a_full_disk_loses_nothing_that_was_acknowledged(
     with open(filler, "wb") as file:
         free = shutil.disk_usage(small_disk).free
         file.write(bytes(free - (1 << 20)))
-    with pytest.raises(PoolFull, match="No space left on device; see to that disk"):
+    with pytest.raises(PoolFull, match="No space left on device; check that disk"):
         pool.put_image(np.zeros((8, 8, 3), np.uint8))
     refusal = None
     for batch in range(500):

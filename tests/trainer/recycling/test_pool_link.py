@@ -79,7 +79,7 @@ def test_figures_are_the_last_known_while_the_pool_is_away(pool: Frail) -> None:
     assert link.problem is None
     pool.well.clear()
     assert link.stats() == known
-    assert link.problem == "the pool does not answer: see to its service"
+    assert link.problem == "the pool does not answer: check its service"
     for _ in range(100):
         link.sweep(1.0)
     _until(lambda: "sweep" in pool.begun)
