@@ -3,8 +3,8 @@
     python benchmarks/scorer_quality.py DATA --records RUN/record ... [--domain rain100l] [--baselines DIR]
         [--by-tile] [--quick] [--json F]
 
-DATA and the domain are those of what_teaches.py; records are what `recycling.record` wrote in runs on its
-rainy images (`what_teaches.py --record`). Constructed versions come from the latter. Nothing
+DATA and the domain are those of `python -m trainer.ablation`; records are what `recycling.record` wrote in
+runs on its rainy images (its `--record`). Constructed versions come from the latter. Nothing
 here has been trained on. For each scorer, over the candidates that one run made of one image:
 
 spearman      rank correlation with the true PSNR-Y, and with SSIM-Y, mean over images
@@ -39,7 +39,6 @@ import numpy as np
 from rich.progress import track
 from scipy import ndimage, stats
 from scorer_quality_versions import Version, constructed, real, to_uint8
-from what_teaches import domain
 
 from iqa_service.errors import ScorerError
 from iqa_service.heatmap import tile_scores
@@ -47,6 +46,7 @@ from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from rgsud_core.files import writing
 from rgsud_core.images import Image
+from trainer.ablation.runs import domain
 from trainer.data.folders import ImageFolder
 from trainer.data.pairing import PairedFolder
 from trainer.recycling.rewards import combine

@@ -89,6 +89,7 @@ def check_training_data(
     crop: int,
     validation: tuple[Path | str, Path | str] | None = None,
     *,
+    paired: bool = False,
     minimum: int = 2,
 ) -> DataReport:
     """Reads every image of both domains and of the validation pairs (degraded, clean) once.
@@ -96,13 +97,16 @@ def check_training_data(
     Raises one TrainerError with a sentence for every problem: folders missing or empty or with fewer than
     `minimum` images, files unreadable, rainy images with names that the pool does not take, images smaller
     than `crop` pixels, photographs that are in both domains, validation images without a partner or with one
-    of another size.
+    of another size. Where `paired`, the clean images are the truths of the rainy ones: both may be one
+    photograph, and each has a partner of its size.
     """
     problems: list[str] = []
     domains: list[list[_Look]] = []
+    opened: list[ImageFolder] = []
     for root in (rainy, clean):
         folder = _open(root, problems)
         looks = _look_at(folder, problems) if folder else []
+        opened += [folder] if folder else []
         small = [look for look in looks if min(look.size) < crop]
         if small:
             sizes = named(f"{look.identity} ({look.size[0]}x{look.size[1]})" for look in small)
@@ -116,7 +120,9 @@ def check_training_data(
             problems.append(f"{root} holds {len(folder)} images, and {minimum} are needed: add some.")
         domains.append(looks)
 
-    in_clean = {look.digest: look.identity for look in domains[1]}
+    if paired and len(opened) == 2:
+        problems += unmatched(*opened) + _mismatched("rainy", *domains)
+    in_clean = {} if paired else {look.digest: look.identity for look in domains[1]}
     both = [f"{look.identity} = {in_clean[look.digest]}" for look in domains[0] if look.digest in in_clean]
     if both:
         problems.append(
@@ -131,7 +137,7 @@ def check_training_data(
             problems.extend(unmatched(sides[0], sides[1]))
         pairs = [_look_at(side, problems) for side in sides]
         if len(pairs) == 2:
-            problems.extend(_mismatched(pairs[0], pairs[1]))
+            problems.extend(_mismatched("validation", *pairs))
     if problems:
         raise TrainerError("\n".join(problems))
 
@@ -153,7 +159,7 @@ def _unnameable(rainy: ImageFolder) -> list[str]:
     return problems[:SHOWN] + [f"{len(problems) - SHOWN} more names like these."] * (len(problems) > SHOWN)
 
 
-def _mismatched(degraded: Sequence[_Look], clean: Sequence[_Look]) -> list[str]:
+def _mismatched(what: str, degraded: Sequence[_Look], clean: Sequence[_Look]) -> list[str]:
     truths = {look.identity: look.size for look in clean}
     clashes = [
         f"{look.identity} ({look.size[0]}x{look.size[1]} and {truth[0]}x{truth[1]})"
@@ -162,4 +168,4 @@ def _mismatched(degraded: Sequence[_Look], clean: Sequence[_Look]) -> list[str]:
     ]
     if not clashes:
         return []
-    return [f"{len(clashes)} validation images differ in size from their ground truth: {named(clashes)}."]
+    return [f"{len(clashes)} {what} images differ in size from their ground truth: {named(clashes)}."]

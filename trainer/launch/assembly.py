@@ -23,7 +23,7 @@ from trainer.data.checks import check_training_data
 from trainer.data.crops import PairedBatches, UnpairedBatches
 from trainer.data.folders import ImageFolder, named
 from trainer.data.pairing import PairedFolder
-from trainer.methods import build_method
+from trainer.methods import METHODS, build_method
 from trainer.methods.base import Method
 from trainer.methods.parallel import rank, workers
 from trainer.models.registry import build_derainer
@@ -55,7 +55,8 @@ def assemble(
     pairs: tuple[Path, Path] | None = None
     if data.validation_rainy is not None and data.validation_clean is not None:
         pairs = (data.validation_rainy, data.validation_clean)
-    checked = check_training_data(data.rainy, data.clean, data.crop, pairs)
+    paired = METHODS.find(config.method.name).paired
+    checked = check_training_data(data.rainy, data.clean, data.crop, pairs, paired=paired)
     rainy = ImageFolder(data.rainy)
     if rank() == 0:
         write_text(
@@ -123,7 +124,7 @@ def assemble(
     }
     batches = (
         PairedBatches(PairedFolder(data.rainy, data.clean), **shares)
-        if method.paired
+        if paired
         else UnpairedBatches(rainy, ImageFolder(data.clean), sources=method.drawing, **shares)
     )
     return Run(
