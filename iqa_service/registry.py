@@ -54,7 +54,7 @@ _SCHEMES = {
     "https": "iqa_service.serving.http_client:open_http",
 }
 _ANY_METRIC = "iqa_service.scorers.pyiqa_metrics:open_metric"
-"""Opens every other name after ``local:``; is given it, and the names that this registry knows."""
+"""Opens every other name after ``local:``; called with it, and with the names of this registry."""
 _MEMBERS = ("name", "fingerprint", "views", "score", "score_views", "close")
 """What every scorer must have."""
 

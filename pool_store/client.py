@@ -115,7 +115,7 @@ def open_pool(
 
 
 def offer_images(pool: Pool, offers: Sequence[Offer], image_of: Callable[[str], Image]) -> list[Decision]:
-    """Offers candidates, and uploads the images of those that would enter: losing ones never travel.
+    """Offers candidates, and uploads the images of those that would enter; others are never sent.
 
     Args:
         image_of: gives the uint8 H,W,3 image of a digest.

@@ -138,7 +138,7 @@ def rescore_pool(
     batch: int = 16,
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> Moved:
-    """Offers `target` every candidate of `source`, scored anew, with its lineage and its rainy image.
+    """Offers `target` every candidate of `source`, rescored, with its lineage and its rainy image.
 
     Args:
         score: log-odds of candidates, by the scorer of the target's fingerprint.

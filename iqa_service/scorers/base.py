@@ -46,7 +46,7 @@ class ScoreBackend:
     consistency: float = 0.0
     """Weight of the consistency with the rainy image that :meth:`score` adds to the mean over the views."""
     words: tuple[str, ...] = ()
-    """Degradations that the scorer tells apart, if it does."""
+    """Degradations that the scorer distinguishes, if any."""
     degraded: tuple[str, ...] = ()
     """The subset of the words that counts against an image."""
 

@@ -28,7 +28,7 @@ from rgsud_core.images import Image
 LITE_WEIGHTS = Path(__file__).parents[1] / "weights" / "daclip-lite.safetensors"
 _HUB = "hf://weblzw/daclip-uir-ViT-B-32-irsde"
 _VERSION = 2
-"""Increase when the same weights, words, views and precision come to score differently."""
+"""Increase when the same weights, words, views and precision score differently."""
 _VIEWS_AT_ONCE = 64
 _RAIN_LIKE = ("rainy", "raindrop", "snowy", "hazy")
 

@@ -22,7 +22,7 @@ from iqa_service.scorers.base import Candidate, ScoreBackend
 from rgsud_core.addresses import split_outside_brackets
 
 _VERSION = 1
-"""Increase when the same members and reference come to score differently."""
+"""Increase when the same members and reference score differently."""
 _QUANTILES = 64
 _FEWEST = 8
 """Smallest number of reference images; the fewer there are, the coarser the ranks."""

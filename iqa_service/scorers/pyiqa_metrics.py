@@ -33,7 +33,7 @@ from iqa_service.scorers.views import check_image
 from rgsud_core.errors import first_line, nearest
 
 _VERSION = 1
-"""Increase when the same metric comes to score differently."""
+"""Increase when the same metric scores differently."""
 _EDGE = 1e-2
 """Share of the range at either end in which log-odds continue as a straight line."""
 _OF_SETS = {"FID", "InceptionScore", "CLIPScore"}

@@ -52,7 +52,7 @@ class ScorerInfo(BaseModel):
     fingerprint: str
     """Scores with different fingerprints must never be compared."""
     words: tuple[str, ...] = ()
-    """The degradations that the scorer tells apart, if it is a DA-CLIP."""
+    """Degradations that the scorer distinguishes, if it is a DA-CLIP."""
     degraded: tuple[str, ...] = ()
     """The subset of the words that counts against an image."""
     views: Views | None = None

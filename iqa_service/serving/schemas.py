@@ -53,7 +53,7 @@ class ImageIn(_Closed):
     image: str
     """A PNG, JPEG, WebP, BMP or TIFF file in base64."""
     id: str | None = Field(None, max_length=256)
-    """Comes back with the score; its position when left out."""
+    """Returned with the score. Default: the position of the image in the request."""
     rainy: str | None = None
     """The rainy image it was made from, in base64; scorers that compare need it."""
 

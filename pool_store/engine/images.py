@@ -110,7 +110,7 @@ class Blobs:
         return image
 
     def touch(self, digest: str) -> bool:
-        """Whether the image is stored; if so, its age for sweeps starts anew."""
+        """Whether the image is stored; if so, its age for sweeps restarts."""
         return self.storage.touch(_key(digest))
 
     def put_source(self, id: str, image: Image) -> None:

@@ -228,8 +228,8 @@ class RewardPool:
         return self.shards.scan()
 
     def image(self, digest: str) -> Image:
-        """A candidate's uint8 H,W,3 image. If it is missing, read the entry anew: a replaced image is removed
-        by the first sweep after its grace period."""
+        """A candidate's uint8 H,W,3 image. If it is missing, read the entry again: a replaced image is
+        removed by the first sweep after its grace period."""
         return self.blobs.get(digest)
 
     def encoded(self, digest: str) -> bytes:

@@ -91,7 +91,7 @@ def unpack_entry(id: str, score: float, record: bytes, source_of: Callable[[int]
         packed = source_of(int.from_bytes(body[-3:]))
         stage, worker = _SOURCE.unpack_from(packed)
         run = packed[_SOURCE.size :].decode()
-        # Not validated anew, which would cost as much as all the rest: it was when it was offered.
+        # Not validated again, which would double the time: it was validated when it was offered.
         lineage = Lineage.model_construct(run=run, step=step, stage=stage, worker=worker, time=time)
         candidates.append(Kept.model_construct(digest=digest.hex(), log_odds=log_odds, lineage=lineage))
     return Entry.model_construct(

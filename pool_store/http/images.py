@@ -34,7 +34,7 @@ def size_of(body: bytes, pixels: int) -> tuple[int, int]:
         width, height = _webp_size(body)
     elif body.startswith(_PNG) and body[12:16] == b"IHDR" and len(body) > 24:
         width, height = struct.unpack(">II", body[16:24])
-        pixels //= 2  # it is encoded anew, which takes three times the memory of decoding
+        pixels //= 2  # it is encoded again, which takes three times the memory of decoding
     else:
         raise Problem(415, f"the body is neither PNG nor lossless WebP: {_REMEDY}")
     if width * height > pixels or max(width, height) > LONGEST_SIDE:

@@ -51,7 +51,7 @@ def demo(settings: Changes = None) -> None:
     config = load_config("demo", settings)
     folder, data = config.folder, write_demo_data(config.runs / "demo-data")
     if (earlier := folder / "config.yaml").exists():
-        # Only what is asked for is read: an earlier version may have known other settings.
+        # Only what is needed is read: an earlier version may have had other settings.
         if Path(yaml.safe_load(earlier.read_text())["data"]["rainy"]).resolve() != data.rainy.resolve():
             raise TrainerError(f"{folder} holds a run on other data: choose another name=...")
         shutil.rmtree(folder)  # every demonstration starts afresh

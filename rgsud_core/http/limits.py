@@ -68,7 +68,7 @@ class TokenBucket:
 
 
 class Load:
-    """Requests in hand and the bytes of their bodies."""
+    """Number of requests in progress, and the bytes of their bodies."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

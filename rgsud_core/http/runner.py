@@ -24,7 +24,7 @@ from rgsud_core.http.security import Tokens, is_loopback
 from rgsud_core.http.service import access_log
 
 FINISH_SECONDS = 30
-"""Time that requests in hand have when the service ends."""
+"""Time in which requests in progress are finished when the service ends."""
 _BACKLOG = 128
 """Connections accepted in one go, before the limit on their number is applied."""
 _MALLOC = {-3: 1 << 20, -8: 2}

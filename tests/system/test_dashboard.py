@@ -359,7 +359,7 @@ def test_asks_for_the_token_and_shows_images_with_it(
     offer(pool, 0, 1, 1.0)
     pool.close()
     page = visit(service.url)
-    dialog = page.get_by_role("dialog", name="This pool asks for a token")
+    dialog = page.get_by_role("dialog", name="This pool needs a token")
     field = dialog.get_by_label("Token")
     expect(field).to_be_focused()
     page.keyboard.press("Escape")

@@ -25,7 +25,7 @@ _TRAIN, _TEST = ("train", "training"), ("test", "testing", "val")
 
 @dataclass(frozen=True)
 class KnownSet:
-    """A data set as the literature knows it."""
+    """A data set of the literature."""
 
     name: str
     protocol: Literal["A", "B"]
@@ -124,7 +124,7 @@ def lookup(name: str) -> KnownSet:
 
 
 def find(name: str, root: Path | str) -> FoundSet:
-    """Where a known data set lies: below `root`, or `root` itself where it bears the set's name.
+    """Where a known data set lies: below `root`, or `root` itself if it has the set's name.
 
     A set without split folders counts as a test set, or as a training set where it has no ground truth.
     Raises TrainerError where the name is unknown or nothing of the set is there.

@@ -9,7 +9,7 @@ from trainer.batch import Batch
 
 
 class Loader(Iterator[Batch]):
-    """Batches with the next one at hand, so that its rewards can be read during a step."""
+    """Batches, with a look ahead at the next one, whose rewards are read during a step."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self._batches = batches

@@ -200,7 +200,7 @@ def _deploy(settings: ServiceSettings, name: str, own: bool, stack: ExitStack) -
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if own:
-        serve.start(proxy_location="Disabled")  # nobody else is to reach it
+        serve.start(proxy_location="Disabled")  # only this run uses it
     stack.callback(serve.delete, name)
     return deploy_scorer(settings, name)
 

@@ -73,7 +73,7 @@ def submit(
     console.print(f"The same as: {plain_line(address, root, command)}", highlight=False, soft_wrap=True)
     with tempfile.TemporaryDirectory() as folder:
         if alone is not None:
-            # The recipe by itself: whatever lies beside it need not travel.
+            # The recipe alone, without what else is in its folder.
             root = Path(shutil.copy(alone, folder)).parent
         job = _submit(client, command, root, config.name)
     console.print(f"Job {job}: run '{config.name}' in {config.folder}", highlight=False, soft_wrap=True)
@@ -137,7 +137,7 @@ def _reach(address: str) -> None:
 
 
 def _check_places(config: Config, working_dir: Path | None) -> None:
-    """Relative paths are of the job's own folder: what it writes there is lost, what it reads must travel."""
+    """Refuse relative paths that the job cannot use: its working folder ends with it."""
     if not config.runs.is_absolute():
         raise TrainerError(
             f"runs={config.runs} is relative to a folder that ends with the job: give runs=/FOLDER, one that "

@@ -1,8 +1,7 @@
-"""Several workers that train one model: what they exchange. A worker alone exchanges nothing.
+"""Communication between the workers that train one model; none where there is one worker.
 
-Gradients are averaged after the backward pass, network by network, instead of by DistributedDataParallel:
-DEM's switch lets its U-Net out of a worker's step whenever that worker's crops all have rewards, which
-differs from worker to worker, and the wrapper's bookkeeping does not allow for that.
+Gradients are averaged after the backward pass, network by network, instead of by DistributedDataParallel: a
+worker whose crops all have rewards skips DEM's U-Net, others do not, and DDP does not support that.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 
 
 def workers() -> int:
-    """How many workers train this model."""
+    """Number of workers that train this model."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Number of this worker, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -61,7 +60,7 @@ def as_worker_0(*values: int) -> tuple[int, ...]:
 
 
 def sum_over_workers(*values: int) -> tuple[int, ...]:
-    """The sums of these over the workers, who must all call it."""
+    """Sums over the workers, all of which must call it."""
     if workers() == 1:
         return values
     total = torch.tensor(values, dtype=torch.int64, device=_device())

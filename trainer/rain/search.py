@@ -162,7 +162,7 @@ def _above_plane(
     kept = np.flatnonzero((chroma(windows) < settings.chroma) & (luma.mean(axis=1) < brightest))
     luma = luma[kept]
     products = (PLANES[:, :, None] * PLANES[:, None, :]).reshape(-1, 9)
-    # Quantile regression: least squares, weighted anew by what each pixel is above or below the plane.
+    # Quantile regression: least squares, reweighted by the distance of each pixel above or below the plane.
     weights = np.ones_like(luma)
     above, scene = luma, luma
     for _ in range(_REWEIGHTINGS):

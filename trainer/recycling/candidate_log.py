@@ -1,4 +1,4 @@
-"""Every candidate of a run on disk, so that scorers can be compared and trained without training anew."""
+"""Every candidate of a run on disk, so that scorers can be compared and trained without repeating the run."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ local function decide(i)
     return 'r'
   end
 
-  -- Most offers are for an entry with one candidate, and lose: the score alone tells, and no record is touched.
+  -- Most offers are for an entry with one candidate, and lose: the score alone decides, and no record is read.
   if keep == 1 and scores[id] and score < scores[id] then
     return kept(i)
   end

@@ -140,7 +140,7 @@ async function refresh(current) {
   if (!current()) return;
   choosePool(pools);
   if (!pool) {
-    empty("No pool yet", "A pool begins with the first run that offers to it. Name this service in the run’s configuration:",
+    empty("No pool yet", "A pool is created by the first run that uses it. Give this service’s address in the run’s settings:",
       `pool: ${location.origin}/my-pool`);
     return;
   }
@@ -199,7 +199,7 @@ function cards({ entries, total }) {
   $("note").hidden = total > 0;
   if (!total) {
     if (filtered()) note($("note"), "No reward matches", element("p", {}, "Clear the filter, or widen the score range."));
-    else note($("note"), "No reward yet", element("p", {}, "Offers came, but none has entered."));
+    else note($("note"), "No reward yet", element("p", {}, "There were offers, but none has entered the pool."));
   }
   if (openAtStart) {
     const id = openAtStart;
