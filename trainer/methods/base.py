@@ -38,7 +38,7 @@ class OptimizerSettings(Settings):
     lr: float = 2e-4
     """Learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the first and the second moment."""
+    """Decay rates of Adam's first and second moment."""
 
 
 class MethodSettings(PartSettings):

@@ -28,8 +28,8 @@ class GeneratorSettings(Settings):
     chroma: float = 0.1
     """Factor on the colour of explicit rain, since rain is nearly grey."""
     residual_highpass: bool = False
-    """Take the low frequencies out of the residual (those that D's high-pass input takes out). For a D that
-    sees only high frequencies: nothing else holds the brightness and the colours of the fake rain."""
+    """Remove the low frequencies from the residual, for a discriminator that sees only high ones: nothing
+    else would hold the brightness and the colours of the pseudo rain."""
 
 
 class ResidualBlock(nn.Module):
