@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError, field_validator
 
-from rgsud_core.errors import nearest
+from rgsud_core.errors import PluginError, nearest
 from rgsud_core.plugins import load
 from rgsud_core.settings import Settings
 
+Part = TypeVar("Part")
+
 
 class PartSettings(Settings):
-    """Settings of a part; its class is found by the name."""
+    """Settings of a part; its class is found by the name, and its paths become absolute, for workers elsewhere."""
 
     name: str
     """Short name, or import path as `package.module:Class`."""
+
+    @field_validator("*")
+    @classmethod
+    def _absolute(cls, value: Any) -> Any:
+        return value.resolve() if isinstance(value, Path) else value
 
 
 class AnySettings(PartSettings):
@@ -32,7 +40,7 @@ class PartError(ValueError):
         self.problem = problem
 
 
-class Kind:
+class Kind(Generic[Part]):
     """One kind of part: derainers, methods, sources of rain.
 
     A part is a class; its attribute ``Settings`` is a subclass of :class:`PartSettings`, and its first
@@ -40,23 +48,30 @@ class Kind:
 
     Args:
         noun: the kind, as messages call it.
+        base: what its classes are subclasses of.
         known: short names, and where their classes are.
         default: the name where settings are given without one.
     """
 
-    def __init__(self, noun: str, known: dict[str, str], default: str | None = None) -> None:
-        self.noun, self.known, self.default = noun, known, default
+    def __init__(
+        self, noun: str, base: type[Part], known: dict[str, str], default: str | None = None
+    ) -> None:
+        self.noun, self.base, self.known, self.default = noun, base, known, default
 
     def find(self, name: str) -> Any:
         """The class of that name.
 
         Raises:
-            ValueError: an unknown short name; the message gives the nearest known one.
+            ValueError: an unknown short name (the message gives the nearest known one), or no such class.
             PluginError: an import path that leads nowhere.
         """
         if ":" not in name and name not in self.known:
             raise ValueError(f"unknown {self.noun} '{name}': {nearest(name, self.known)}")
-        return load(self.known.get(name, name))
+        found = load(self.known.get(name, name))
+        if not (isinstance(found, type) and issubclass(found, self.base)):
+            base = f"{self.base.__module__}.{self.base.__qualname__}"
+            raise ValueError(f"'{name}' is no {self.noun}: name a subclass of {base}")
+        return found
 
     def settings(self, given: Any) -> Any:
         """Settings of the class that they name, from a name, a mapping, or settings; raises ValueError."""
@@ -68,15 +83,18 @@ class Kind:
         name = tree.setdefault("name", self.default)
         if not isinstance(name, str):
             raise ValueError(f"a {self.noun} has a name: {', '.join(self.known)}, or an import path")
-        chosen = getattr(self.find(name), "Settings", AnySettings)
         try:
-            return chosen.model_validate(tree)
+            return getattr(self.find(name), "Settings", AnySettings).model_validate(tree)
+        except PluginError as problem:  # as a fault of the setting, which is then named
+            raise ValueError(str(problem)) from None
         except ValidationError as problem:
             raise PartError(problem) from None
 
-    def build(self, settings: PartSettings, *arguments: Any) -> Any:
+    def build(self, settings: PartSettings, *arguments: Any) -> Part:
         """A part with its settings, and what else its class takes."""
-        part = self.find(settings.name)
+        found = self.find(settings.name)
         if isinstance(settings, AnySettings):
-            return part(*arguments, **(settings.model_extra or {}))
-        return part(settings, *arguments)
+            built: Part = found(*arguments, **(settings.model_extra or {}))
+        else:
+            built = found(settings, *arguments)
+        return built

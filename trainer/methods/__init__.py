@@ -13,6 +13,7 @@ from trainer.methods.base import Method, MethodSettings
 
 METHODS = Kind(
     "method",
+    Method,  # type: ignore[type-abstract]
     {"rgsud": "trainer.methods.rgsud:RGSUD", "supervised": "trainer.methods.supervised:Supervised"},
     default="rgsud",
 )
@@ -22,5 +23,4 @@ AnyMethodSettings = Annotated[MethodSettings, BeforeValidator(METHODS.settings),
 
 def build_method(settings: MethodSettings, derainer: nn.Module, device: torch.device | str = "cpu") -> Method:
     """The method that the settings are of."""
-    method: Method = METHODS.build(settings, derainer, device)
-    return method
+    return METHODS.build(settings, derainer, device)

@@ -97,14 +97,14 @@ class Method(ABC):
     def __init__(
         self, settings: MethodSettings, derainer: nn.Module, device: torch.device | str = "cpu"
     ) -> None:
-        self._shared = settings
+        self.settings = settings
         self.device = torch.device(device)
         self._place: dict[str, Any] = {"device": self.device, "memory_format": torch.channels_last}
         self.derainer = derainer.to(**self._place)
         self.averaged = copy.deepcopy(self.derainer).requires_grad_(False).eval()
         self.derainer_optimizer = adam(settings.derainer_optimizer, self.derainer)
         self.parts = ["derainer", "averaged", "derainer_optimizer"]
-        """Attributes whose state a checkpoint keeps."""
+        """Attributes whose state a checkpoint keeps; an optimiser is named as its settings are."""
         self.steps = 0
 
     def begin(self, rainy: Photographs, crop: int, seed: int) -> Iterator[Finding]:
@@ -127,24 +127,24 @@ class Method(ABC):
         Returns:
             The loss terms, detached scalars.
         """
-        losses = self._update(self.prepare(batch.images()).to(self.device))
+        losses = self.update(self.prepare(batch.images()).to(self.device))
         self.steps += 1
         self._average()
         return losses
 
     def prepare(self, batch: Batch) -> Batch:
         """Choose on the host what the update is made of, so that the update never waits for the device."""
-        if batch.B_rw is not None and self._shared.teacher:
-            with torch.no_grad(), self._autocast():
+        if batch.B_rw is not None and self.settings.teacher:
+            with torch.no_grad(), self.autocast():
                 taught = self.averaged(batch.O_r.to(self.device)).float().clamp(0, 1)
             batch = replace(batch, B_rw=taught.to(batch.O_r.device), rewarded=None)
-        if batch.B_rw is not None and self._shared.rain_brightens:
+        if batch.B_rw is not None and self.settings.rain_brightens:
             batch = replace(batch, B_rw=torch.minimum(batch.B_rw, batch.O_r))
         return batch
 
     @abstractmethod
-    def _update(self, batch: Batch) -> dict[str, Tensor]:
-        """One update of every network, of a batch on the device."""
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """One update of every network by a batch on the device; the loss terms, detached scalars."""
 
     def reinforcement(self, B_r: Tensor, batch: Batch) -> tuple[Tensor, Tensor] | None:
         """L_re, and what of it enters the sum of losses; None where no crop has a reward."""
@@ -156,11 +156,11 @@ class Method(ABC):
         if not chosen.any():
             return None
         which = chosen.nonzero()[:, 0].to(self.device)
-        loss = reinforcement_loss(B_r[which], batch.B_rw[which], self._shared.reinforcement)
-        return loss, self._shared.lambda2 * share * loss
+        loss = reinforcement_loss(B_r[which], batch.B_rw[which], self.settings.reinforcement)
+        return loss, self.settings.lambda2 * share * loss
 
     @staticmethod
-    def _descend(loss: Tensor, *learning: tuple[Adam, Sequence[nn.Module]]) -> None:
+    def descend(loss: Tensor, *learning: tuple[Adam, Sequence[nn.Module]]) -> None:
         """A step of each optimiser, whose networks learn from all workers' crops."""
         for optimizer, _ in learning:
             optimizer.zero_grad(set_to_none=True)
@@ -175,20 +175,21 @@ class Method(ABC):
         """How strong the rain of each pseudo pair is, N,1,1,1: 1 in half of them."""
         # Of the step alone, so that a resumed run draws what it would have drawn.
         draws = torch.rand(2, n, 1, 1, 1, generator=torch.Generator().manual_seed(self.steps))
-        gain = self._shared.rain_gain ** (2 * draws[0] - 1)
+        gain = self.settings.rain_gain ** (2 * draws[0] - 1)
         return torch.where(draws[1] < 0.5, gain, 1.0)
 
     @torch.no_grad()
     def _average(self) -> None:
         # Early weights are poor: the decay is capped, so that the average starts as a plain mean.
-        decay = min(self._shared.ema, self.steps / (self.steps + 10))
+        decay = min(self.settings.ema, self.steps / (self.steps + 10))
         for average, weight in zip(self.averaged.parameters(), self.derainer.parameters(), strict=True):
             average.lerp_(weight, 1 - decay)
         for buffer, current in zip(self.averaged.buffers(), self.derainer.buffers(), strict=True):
             buffer.copy_(current)
 
-    def _autocast(self) -> torch.autocast:
-        bfloat16 = self._shared.precision == "bfloat16"
+    def autocast(self) -> torch.autocast:
+        """The context of forward passes, by ``precision``."""
+        bfloat16 = self.settings.precision == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bfloat16)
 
     def state_dict(self) -> dict[str, Any]:
@@ -202,4 +203,4 @@ class Method(ABC):
             part = getattr(self, name)
             part.load_state_dict(state[name])
             if isinstance(part, Adam):  # who resumes with other settings means them
-                part.param_groups[0].update(getattr(self._shared, name).model_dump())
+                part.param_groups[0].update(getattr(self.settings, name).model_dump())

@@ -183,6 +183,7 @@ class RGSUD(Method):
     """The paper's method: rain of several sources, laid over clean crops; D tells it from real rain."""
 
     Settings = RGSUDSettings
+    settings: RGSUDSettings
     G: Generator | None = None
     DEM: DEM | None = None
     D: Discriminator | None = None
@@ -191,7 +192,6 @@ class RGSUD(Method):
         self, settings: RGSUDSettings, derainer: nn.Module, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(settings, derainer, device)
-        self.settings = settings
         by_name: dict[str, Source] = {}
         for part in settings.sources.values():
             for source in part:
@@ -268,11 +268,11 @@ class RGSUD(Method):
         out: Tensor = self.model.over(scene, rain) if self.G is None else self.G(scene, rain)
         return out
 
-    def _update(self, batch: Batch) -> dict[str, Tensor]:
+    def update(self, batch: Batch) -> dict[str, Tensor]:
         s, D = self.settings, self.D
         O_r, B_u = batch.O_r, batch.B_u
         reinforces = batch.B_rw is not None and s.lambda2 > 0
-        with self._autocast(), frozen(D):
+        with self.autocast(), frozen(D):
             F_r = self.rain(batch)
             O1 = self.lay(F_r, B_u) if D is not None else None
             shown = self._shown(batch, F_r, O1)
@@ -295,7 +295,7 @@ class RGSUD(Method):
             if reinforces and (found := self.reinforcement(B_r, batch)):
                 losses["re"], weighted = found
                 total = total + weighted
-        self._descend(total, *self.learners)
+        self.descend(total, *self.learners)
         if D is not None and O1 is not None:
             seen = O1 if s.discriminator_fakes == "O1" else judged
             losses["D"] = self._update_discriminator(D, O_r, seen.detach())
@@ -345,10 +345,10 @@ class RGSUD(Method):
         return rain
 
     def _update_discriminator(self, D: Discriminator, O_r: Tensor, fake: Tensor) -> Tensor:
-        with self._autocast():
+        with self.autocast():
             real, false = torch.split(D(torch.cat((O_r, fake))), [len(O_r), len(fake)])
             loss = 0.5 * (lsgan_loss(real, real=True) + lsgan_loss(false, real=False))
-        self._descend(loss, (self.discriminator_optimizer, [D]))
+        self.descend(loss, (self.discriminator_optimizer, [D]))
         return loss.detach()
 
 

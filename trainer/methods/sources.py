@@ -35,18 +35,6 @@ from trainer.models.blur import gaussian_blur
 from trainer.rain.bank import RainBank
 from trainer.rain.search import Photographs, RainSearchSettings
 
-_HERE = "trainer.methods.sources"
-SOURCES = Kind(
-    "source of rain",
-    {
-        "unet": f"{_HERE}:UNet",
-        "reward": f"{_HERE}:Reward",
-        "reward_smooth": f"{_HERE}:RewardSmooth",
-        "flat": f"{_HERE}:Flat",
-        "rendered": f"{_HERE}:Rendered",
-    },
-)
-
 
 class SourceSettings(PartSettings):
     """Settings that every source has."""
@@ -108,6 +96,20 @@ class Source:
             clean: the U-Net of DEM, N,3,c,c -> the same.
         """
         return batch.rain[self.name]
+
+
+_HERE = "trainer.methods.sources"
+SOURCES = Kind(
+    "source of rain",
+    Source,
+    {
+        "unet": f"{_HERE}:UNet",
+        "reward": f"{_HERE}:Reward",
+        "reward_smooth": f"{_HERE}:RewardSmooth",
+        "flat": f"{_HERE}:Flat",
+        "rendered": f"{_HERE}:Rendered",
+    },
+)
 
 
 class UNet(Source):

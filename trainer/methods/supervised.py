@@ -22,10 +22,10 @@ class Supervised(Method):
     Settings = SupervisedSettings
     paired = True
 
-    def _update(self, batch: Batch) -> dict[str, Tensor]:
-        with self._autocast():
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        with self.autocast():
             B_r = self.Der(batch.O_r)
             losses = {"psnr": psnr_loss(B_r, batch.B_u), "ssim": ssim_loss(B_r, batch.B_u)}
-            total = self._shared.lambda1 * (losses["psnr"] + losses["ssim"])
-        self._descend(total, (self.derainer_optimizer, [self.derainer]))
+            total = self.settings.lambda1 * (losses["psnr"] + losses["ssim"])
+        self.descend(total, (self.derainer_optimizer, [self.derainer]))
         return {name: value.detach() for name, value in losses.items()}

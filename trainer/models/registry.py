@@ -22,7 +22,7 @@ from trainer.errors import TrainerError
 from trainer.kinds import Kind, PartSettings
 from trainer.models.nafnet import PUBLISHED
 
-DERAINERS = Kind("derainer", {"nafnet": "trainer.models.nafnet:NAFNet"}, default="nafnet")
+DERAINERS = Kind("derainer", nn.Module, {"nafnet": "trainer.models.nafnet:NAFNet"}, default="nafnet")
 
 
 def _settings(given: Any) -> Any:
@@ -41,17 +41,16 @@ def build_derainer(settings: PartSettings | str, *, identity_start: bool = False
     """A derainer with fresh weights, by its settings or their name.
 
     Raises:
-        TrainerError: its class does not take the settings, or gives no module.
+        TrainerError: its class does not take the settings.
+        ValueError: there is no such derainer.
     """
     chosen: PartSettings = _settings(settings)
     try:
-        derainer: nn.Module = DERAINERS.build(chosen)
+        derainer = DERAINERS.build(chosen)
     except TypeError as problem:
         raise TrainerError(
             f"the derainer '{chosen.name}' cannot be built ({problem}): see its settings."
         ) from None
-    if not isinstance(derainer, nn.Module):
-        raise TrainerError(f"'{chosen.name}' is no torch.nn.Module: name a class that is.")
     if identity_start:
         getattr(derainer, "start_as_identity", lambda: None)()
     return derainer
@@ -92,6 +91,7 @@ def load_derainer(path: Path, derainer: str | None = None) -> nn.Module:
                 f"{file} names the class {name}, and loading it would run its code: if you trust it, name it "
                 f"too (--derainer {name})."
             )
+        DERAINERS.find(name)  # a class that is not there is told as such
         net = build_derainer(DERAINERS.settings(tree))
         net.load_state_dict(tensors)
     except (ValueError, RuntimeError) as problem:
