@@ -77,10 +77,12 @@ class Derainer:
         tile: int | None = None,
         overlap: int = 32,
         precision: Precision = "float32",
+        derainer: str | None = None,
     ) -> Self:
         """A trained derainer: a run's folder, a .safetensors file, or the name of one that comes with rgsud.
 
-        The options are those of the class.
+        Options are those of the class, and ``derainer``: the import path of the class that the file is of,
+        where it is none of rgsud's. Without it no file runs code that it names.
 
         Raises:
             RgsudError: there is no such model, it cannot be read, or an option is wrong.
@@ -92,7 +94,7 @@ class Derainer:
                 f"there is no model '{model}': give a run's folder, a .safetensors file, or the name of a "
                 f"model that comes with rgsud ({names})."
             )
-        network = load_derainer(path if path.exists() else SHIPPED[str(model)])
+        network = load_derainer(path if path.exists() else SHIPPED[str(model)], derainer)
         return cls(network, device=device, tile=tile, overlap=overlap, precision=precision)
 
     @overload

@@ -15,7 +15,7 @@ Part = TypeVar("Part")
 
 
 class PartSettings(Settings):
-    """Settings of a part; its class is found by the name, and its paths become absolute, for workers elsewhere."""
+    """Settings of a part; its class is found by the name. Paths become absolute, for workers elsewhere."""
 
     name: str
     """Short name, or import path as `package.module:Class`."""

@@ -12,6 +12,10 @@ from rich.console import Console
 
 console = Console(stderr=True)
 Model = Annotated[str, typer.Argument(help="A run's folder, or a .safetensors file.")]
+Network = Annotated[
+    str | None,
+    typer.Option("--derainer", help="package.module:Class of a network that is not rgsud's own."),
+]
 Tile = Annotated[int | None, typer.Option(help="Side of the tiles in pixels; whole images by default.")]
 
 
@@ -19,13 +23,14 @@ def derain(
     model: Model,
     source: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
     target: Annotated[Path, typer.Argument(help="Where the result goes: a file or a folder.")],
+    network: Network = None,
     tile: Tile = None,
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 32,
 ) -> None:
     """Remove the rain from an image or from a folder of images."""
     from rgsud.api import Derainer
 
-    derainer = Derainer.load(model, tile=tile, overlap=overlap)
+    derainer = Derainer.load(model, tile=tile, overlap=overlap, derainer=network)
     with _progress("Deraining") as show:
         count = derainer.write(source, target, show)
     console.print(f"{count} derained: {target}")
@@ -48,13 +53,15 @@ def evaluate(
         typer.Option(help="A: luma rounded to 8 bits, the usual one; B: that of DID-Data and DDN-Data."),
     ] = None,
     sheet: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("evaluation.png"),
+    network: Network = None,
 ) -> None:
     """Measure a derainer on pairs of images: a table, and a contact sheet."""
-    from rgsud.api import evaluate
+    from rgsud.api import Derainer, evaluate
 
+    derainer = model if network is None else Derainer.load(model, derainer=network)
     with _progress("Deraining") as show:
         measured = evaluate(
-            model, rainy, clean, data_set=known, protocol=protocol, sheet=sheet, progress=show
+            derainer, rainy, clean, data_set=known, protocol=protocol, sheet=sheet, progress=show
         )
     Console().print(measured.table())
     console.print(f"Rainy, derained, clean: {sheet}")

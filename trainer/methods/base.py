@@ -93,6 +93,8 @@ class Method(ABC):
     Settings: ClassVar[type[MethodSettings]] = MethodSettings
     paired: ClassVar[bool] = False
     """Whether it trains on pairs: B_u is then the truth of O_r."""
+    drawing: Sequence[Source] = ()
+    """Sources whose rain each batch has to bring along."""
 
     def __init__(
         self, settings: MethodSettings, derainer: nn.Module, device: torch.device | str = "cpu"
@@ -110,11 +112,6 @@ class Method(ABC):
     def begin(self, rainy: Photographs, crop: int, seed: int) -> Iterator[Finding]:
         """Search the rainy photographs, once, before training; returns what was found."""
         return iter(())
-
-    @property
-    def drawing(self) -> Sequence[Source]:
-        """Sources whose rain a batch has to bring along."""
-        return ()
 
     def Der(self, image: Tensor) -> Tensor:
         """The derainer's full-resolution result."""

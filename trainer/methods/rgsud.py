@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from torch.optim import Adam
 
@@ -31,7 +31,7 @@ from rgsud_core.settings import Settings
 from trainer.batch import Batch
 from trainer.methods.base import Method, MethodSettings, OptimizerSettings, adam
 from trainer.methods.losses import lsgan_loss, psnr_loss, ssim_loss
-from trainer.methods.sources import SOURCES, Finding, Flat, RewardSmoothSettings, Source, SourceSettings
+from trainer.methods.sources import SOURCES, AnySource, Finding, Flat, RewardSmoothSettings, Source
 from trainer.models.dem import DEM, DEMSettings
 from trainer.models.discriminator import Discriminator, DiscriminatorSettings
 from trainer.models.generator import Generator, GeneratorSettings
@@ -41,7 +41,6 @@ from trainer.rain.search import Photographs, RainSearchSettings
 AdversarialTerm = Literal["B_u,F_r", "B_r,F_r", "B_r,F_1", "B1,F_1"]
 """An image, and the rain information that is laid over it."""
 TERMS: tuple[AdversarialTerm, ...] = ("B_u,F_r", "B_r,F_r", "B_r,F_1", "B1,F_1")
-AnySource = Annotated[SourceSettings, BeforeValidator(SOURCES.settings), SerializeAsAny()]
 
 
 class RGSUDSettings(MethodSettings):
@@ -192,13 +191,14 @@ class RGSUD(Method):
         self, settings: RGSUDSettings, derainer: nn.Module, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(settings, derainer, device)
-        by_name: dict[str, Source] = {}
+        self._by_name: dict[str, Source] = {}
         for part in settings.sources.values():
             for source in part:
-                by_name.setdefault(source.name, SOURCES.build(source))
+                self._by_name.setdefault(source.name, SOURCES.build(source))
         self.sources = {
-            stage: [by_name[source.name] for source in part] for stage, part in settings.sources.items()
+            stage: [self._by_name[source.name] for source in part] for stage, part in settings.sources.items()
         }
+        self.drawing = [source for source in self._by_name.values() if source.draws]
         self.model = RainModel(settings.radiance if settings.overlay in ("blend", "auto") else None)
         if settings.overlay == "resnet":
             self.G = Generator(settings.generator).to(**self._place)
@@ -224,15 +224,8 @@ class RGSUD(Method):
             if radiance is None and s.overlay == "blend":
                 yield Finding("The photographs do not show a radiance of blended rain: its light is added")
             self.model = RainModel(radiance)
-        for source in self._all_sources():
+        for source in self._by_name.values():
             yield from source.prepare(rainy, crop, seed, self.model)
-
-    def _all_sources(self) -> list[Source]:
-        return list(dict.fromkeys(source for part in self.sources.values() for source in part))
-
-    @property
-    def drawing(self) -> Sequence[Source]:
-        return [one for one in self._all_sources() if one.draws]
 
     def prepare(self, batch: Batch) -> Batch:
         """Also choose the source of each crop's rain, and how strong the derainer sees it."""

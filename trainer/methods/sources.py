@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 from torch import Tensor
 
 from rgsud_core.degradation.rain import RainModel
@@ -110,6 +110,8 @@ SOURCES = Kind(
         "rendered": f"{_HERE}:Rendered",
     },
 )
+AnySource = Annotated[SourceSettings, BeforeValidator(SOURCES.settings), SerializeAsAny()]
+"""Settings of the source that they name."""
 
 
 class UNet(Source):
