@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 
@@ -16,6 +17,17 @@ def commit() -> str:
 def row(*cells: str) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
+
+
+def fill(template: str, page: Path, **values: object) -> None:
+    """Write a page: the text of ``templates/TEMPLATE`` with its fields, as str.format has them, filled in."""
+    page.write_text((Path(__file__).parent / "templates" / template).read_text().format(**values))
+
+
+def table(heads: Sequence[object], lines: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    head, *rest = (f"| {' | '.join(map(str, cells))} |" for cells in (heads, *lines))
+    return "\n".join((head, f"|{'---|' * len(heads)}", *rest))
 
 
 def in_bytes(count: float) -> str:

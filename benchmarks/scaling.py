@@ -19,16 +19,14 @@ import os
 import platform
 import statistics
 import sys
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 from pages import commit
 
@@ -36,32 +34,35 @@ from pages import commit
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+import numpy as np
 import ray
 import torch
 from ray import serve
 from rich.console import Console
-from scaling_page import DEFAULT, write_page
-from scaling_parts import NEVER, candidate_parts, end_to_end
-from step_time import measure as step_parts
+from scaling_page import write_page
 
-import trainer.train
 from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate
-from iqa_service.scorers.consistency import ConsistentBackend
 from iqa_service.serving.ray_app import deploy_scorer
 from iqa_service.serving.settings import ServiceSettings
-from pool_store.engine.pool import RewardPool
+from pool_store.client import open_pool
+from pool_store.schemas import Lineage
 from trainer.config import Config, load_config
 from trainer.data.demo import DemoData, write_demo_data
-from trainer.data.loader import Loader
+from trainer.data.folders import ImageFolder
 from trainer.launch.assembly import assemble
 from trainer.launch.start import run
 from trainer.launch.worker import work
+from trainer.recycling.recycler import Recycler
 from trainer.reporting.lines import StepLine, parse
 from trainer.restore.inference import derain_image
 from trainer.state.checkpoints import Checkpoints
+from trainer.train import train
 
 CADENCES = (1, 2, 4, 8, 16)
+DEFAULT = 4
+"""`recycling.every`, unless a recipe says otherwise."""
+NEVER = 10**9
 SCORER = "daclip-lite?consistency=1"
 
 
@@ -74,43 +75,11 @@ class Effort:
     """Steps; every cadence divides it."""
     cadences: tuple[int, ...] = CADENCES
     served: tuple[int, ...] = (1, 4)
-    repeats: int = 10
     candidates: int = 64
     worker_steps: int = 16
 
 
-QUICK = Effort(1, 4, (1, 4), (4,), 3, 16, 8)
-
-
-class Stopwatch:
-    """Seconds spent in calls, by name; calls of several threads add up."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._lock = threading.Lock()
-
-    def on(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same call, timed."""
-
-        def timed(*arguments: Any, **named: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return call(*arguments, **named)
-            finally:
-                with self._lock:
-                    self.seconds[name] += time.perf_counter() - started
-
-        return timed
-
-
-@contextmanager
-def watched(places: Sequence[tuple[str, Any, str]]) -> Iterator[Stopwatch]:
-    """Times calls: a name for the watch, an object or class, and its attribute."""
-    watch = Stopwatch()
-    with ExitStack() as stack:
-        for name, owner, attribute in places:
-            stack.enter_context(patch.object(owner, attribute, watch.on(name, getattr(owner, attribute))))
-        yield watch
+QUICK = Effort(1, 4, (1, 4), (4,), 16, 8)
 
 
 @dataclass(frozen=True)
@@ -122,8 +91,6 @@ class Turn:
     """Processor time of this process, over all cores."""
     candidates: int
     lost: int
-    parts: dict[str, float]
-    """Seconds by part."""
 
 
 class Subject:
@@ -136,12 +103,12 @@ class Subject:
         for _ in range(0, len(self.job.rainy), steps):
             self.turn(1)  # every image has an entry and its source then, as it has for most of a run
 
-    def turn(self, every: int | None, stage: int = 1) -> Turn:
+    def turn(self, every: int | None) -> Turn:
         """Train for a while with a candidate every so many steps, in the middle between them."""
         job, progress, counts = self.job, self.job.state.progress, self.job.recycler.counts
         self._turns += 1
         start = self._turns * self._steps - max(1, (every or 1) // 2)
-        progress.steps, progress.stage = start, stage
+        progress.steps = start
         job.config = self._config.model_copy(
             update={
                 "recycling": self._config.recycling.model_copy(update={"every": every or 1}),
@@ -163,32 +130,13 @@ class Subject:
             return ends
 
         job.stopping = over
-        with watched(self._places()) as watch:
-            trainer.train.train(job)
-            parts = dict(watch.seconds)
+        train(job)
         return Turn(
             times[-1] - times[0],
             cpu_times[-1] - cpu_times[0],
             counts.scored - scored,
             counts.dropped + counts.lost - lost,
-            parts,
         )
-
-    def _places(self) -> list[tuple[str, Any, str]]:
-        job = self.job
-        return [
-            ("training", job.method, "step"),
-            ("data", Loader, "__next__"),
-            ("load", job.rainy, "load"),
-            ("derain", trainer.train, "derain_image"),
-            ("rewards", job.rewards, "crops"),
-            ("report", job.callbacks[0], "on_step"),
-            ("score", ConsistentBackend, "score"),
-            ("put", RewardPool, "put_images"),
-            ("offer", RewardPool, "offer_many"),
-            ("read", RewardPool, "image"),
-            ("entries", RewardPool, "entries"),
-        ]
 
 
 def configure(data: DemoData, runs: Path, name: str, **recycling: Any) -> Config:
@@ -258,7 +206,6 @@ def cadences(subjects: dict[str, Subject], effort: Effort, say: Callable[[str], 
                 offs.append(here.turn(None))
                 work_alone = alone()
             turns.append((f"{way}_every{every}", subjects[way].turn(every)))
-        turns.append((f"stage2_every{DEFAULT}", here.turn(DEFAULT, stage=2)))
         offs.append(here.turn(None))
         off = statistics.fmean(turn.seconds for turn in offs)
         found["off_step_ms"].append(1000 * off / effort.turn)
@@ -275,12 +222,41 @@ def cadences(subjects: dict[str, Subject], effort: Effort, say: Callable[[str], 
             found[f"{key}_cpu_added_share"].append(turn.cpu_seconds / cpu - 1)
             found[f"{key}_candidates_per_s"].append(turn.candidates / turn.seconds)
             found[f"{key}_lost"].append(turn.lost)
-            for part, seconds in turn.parts.items():
-                found[f"{key}_part_{part}_ms"].append(1000 * seconds / effort.turn)
     figures = {key: statistics.median(values) for key, values in found.items()}
     stats = here.job.pool.stats()
     assert stats is not None
     return figures | {"turns_acceptance_share": float(stats.acceptance or 0.0)}
+
+
+def end_to_end(scorers: dict[str, str], data: DemoData, folder: Path, count: int) -> dict[str, float]:
+    """Candidates a second from submission to decision, with nothing else to do: all enter, then none does."""
+    folder_images = ImageFolder(data.rainy)
+    rainy = [folder_images.load(number) for number in range(len(folder_images))]
+    figures: dict[str, float] = {}
+    lineage = Lineage(run="benchmark", step=1, stage=1, worker=0, time=time.time())
+    for way, spec in scorers.items():
+        scorer = open_scorer(spec)
+        pool = open_pool(f"embedded:{folder}-{way}", fingerprint=scorer.fingerprint)
+        recycler = Recycler(scorer, pool, queue=count)
+        originals = [np.roll(rainy[number % len(rainy)], number, axis=1) for number in range(count)]
+        recycler.submit(Candidate("warm", rainy[0], rainy[0]), lineage)
+        recycler.flush()
+        for outcome, darker, enter in (("all_enter", 40, count), ("none_enters", 0, 0)):
+            candidates = [
+                Candidate(str(number), np.maximum(image, darker) - np.uint8(darker), image)
+                for number, image in enumerate(originals)
+            ]
+            before = recycler.counts.replaced
+            started = time.perf_counter()
+            for candidate in candidates:
+                recycler.submit(candidate, lineage)
+            recycler.flush(600)
+            figures[f"{way}_{outcome}_candidates_per_s"] = count / (time.perf_counter() - started)
+            assert recycler.counts.replaced - before == enter, recycler.problem or recycler.counts
+        recycler.close()
+        pool.close()
+        scorer.close()
+    return figures
 
 
 @ray.remote(num_cpus=1)
@@ -328,10 +304,6 @@ def measure(effort: Effort, say: Callable[[str], object]) -> dict[str, float]:
         folder = Path(scratch)
         data = write_demo_data(folder / "data")
         base = configure(data, folder, "base", scorer=SCORER)
-        say("parts of a step and of a candidate")
-        parts = step_parts("rain100l-gan", base.data.crop, base.data.batch, effort.repeats, data.rainy)
-        figures |= {f"step_{name}": value for name, value in parts.items()}
-        figures |= candidate_parts(data, folder / "parts", effort.repeats)
         say("candidates, from submission to decision")
         scorers = {"here": f"local:{SCORER}", "served": service}
         figures |= end_to_end(scorers, data, folder / "decided", effort.candidates)
@@ -367,7 +339,9 @@ def main() -> None:
         machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
         command = f"python benchmarks/scaling.py {' '.join(sys.argv[1:])}"
         heading = f"`{command}` at commit {commit()}, {machine}"
-        write_page(chosen.page, figures, effort.cadences, effort.served, heading)
+        cases = [(way, every) for way in ("within", "beside") for every in effort.cadences]
+        cases += [("served", every) for every in effort.served]
+        write_page(chosen.page, figures, cases, heading)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from pages import fill
+from pages import table as markdown
 from rich.progress import track
 from scipy import ndimage, stats
 from scorer_quality_versions import Version, constructed, real, to_uint8
@@ -254,11 +256,11 @@ COLUMNS = {
 def table(results: dict[str, dict[str, float]]) -> str:
     """Markdown, a line for each scorer."""
     columns = {key: head for key, head in COLUMNS.items() if any(key in one for one in results.values())}
-    lines = [f"| scorer | {' | '.join(columns.values())} |", "|---|" + "---|" * len(columns)]
-    for name, figures in results.items():
-        cells = [f"{figures[key]:.2f}" if key in figures else "" for key in columns]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells = [
+        [name, *(f"{figures[key]:.2f}" if key in figures else "" for key in columns)]
+        for name, figures in results.items()
+    ]
+    return markdown(["scorer", *columns.values()], cells)
 
 
 def draw(judged: dict[str, Judged], path: Path) -> None:
@@ -287,29 +289,6 @@ def draw(judged: dict[str, Judged], path: Path) -> None:
     axes.flat[0].legend(fontsize=7, markerscale=3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def page(results: dict[str, dict[str, float]], judged: Judged, records: list[Path], picture: str) -> str:
-    """The results as a page."""
-    spread = [max(judged.psnr[v.key] for v in g) - min(judged.psnr[v.key] for v in g) for g in judged.groups]
-    runs = ", ".join(f"{path.parent.parent.name}/{path.parent.name}" for path in records)
-    return f"""# How scorers order the candidates of real runs
-
-{len(judged.versions)} candidates of the runs {runs} (recipe `rain100l-gan`), {len(judged.groups)} groups of
-one run and one image; the best of a group is {statistics.fmean(spread):.2f} dB above its worst in the mean.
-`python benchmarks/scorer_quality.py DATA --records RUN/record ... --baselines DIR`,
-{platform.machine()}, Python {platform.python_version()}. What the columns mean stands at the head of
-that program. "daclip-lite" without more takes the clean word against all degradations.
-
-{table(results)}
-
-![score against true PSNR]({picture})
-
-The mean of all candidates of an image, for which no scorer is needed, lies {judged.regret(mean_of_all):.2f}
-dB below the best single one.
-
-Each dot is a candidate; both axes are relative to the mean over those that the run made of that image.
-"""
 
 
 def main() -> None:
@@ -377,8 +356,21 @@ def main() -> None:
 
     picture = chosen.out / "scorer_quality.png"
     draw(judged, picture)
-    text = page(results, next(iter(judged.values())), chosen.records, picture.name)
-    (chosen.out / "scorer_quality.md").write_text(text)
+    one = next(iter(judged.values()))
+    spread = [max(psnr[v.key] for v in group) - min(psnr[v.key] for v in group) for group in one.groups]
+    fill(
+        "scorer_quality.md",
+        chosen.out / "scorer_quality.md",
+        count=len(candidates),
+        runs=", ".join(f"{path.parent.parent.name}/{path.parent.name}" for path in chosen.records),
+        groups=len(one.groups),
+        spread=statistics.fmean(spread),
+        machine=platform.machine(),
+        python=platform.python_version(),
+        table=table(results),
+        picture=picture.name,
+        mean=one.regret(mean_of_all),
+    )
     print(table(results))
     if chosen.json:
         flat = {

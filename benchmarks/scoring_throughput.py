@@ -24,7 +24,6 @@ import os
 import platform
 import socket
 import statistics
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +32,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pages import commit
+from pages import commit, fill
+from pages import table as markdown
 
 # On shared cores, OpenMP threads that spin for each other take the time from the one that works.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
@@ -274,25 +274,6 @@ def tables(figures: dict[str, float], names: list[str], effort: Effort) -> list[
     ]
 
 
-def page(found: list[Found], figures: dict[str, float], command: str, machine: str) -> str:
-    """The results as Markdown."""
-    lines = ["# Scoring throughput", "", f"`{command}` at commit {commit()}: {machine}.", ""]
-    for title, headings, rows in found:
-        lines += [f"## {title}", "", "| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
-    said = (
-        f"An image takes {figures['vit-b32_gflop_per_image']:.2f} GFLOP in ViT-B/32, and "
-        f"{figures['daclip-lite_gflop_per_image']:.3f} in daclip-lite. The matrix rate is the fastest of the "
-        "products that a ViT-B/32 consists of, by torch's linear layer with the same threads, measured in "
-        "turn with the scorer; the roofline share is the scorer's FLOP/s over it. The naive way scores one "
-        "image at a time in float32 and encodes the words for each. The service's share is of the same "
-        "scorer in process with 64 images at a time, measured before and after on the same cores, which "
-        "callers, service and proxy have to share."
-    )
-    lines += [textwrap.fill(said, 120), ""]
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Measure, print tables, write the figures and the page."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -330,8 +311,17 @@ def main() -> None:
         chosen.json.write_text(json.dumps(figures, indent=2) + "\n")
     target = chosen.page or (None if chosen.quick else PAGE)
     if target:
-        command = f"python benchmarks/scoring_throughput.py --threads {chosen.threads}"
-        target.write_text(page(found, figures, command + " --quick" * chosen.quick, machine))
+        fill(
+            "scoring_throughput.md",
+            target,
+            command=f"python benchmarks/scoring_throughput.py --threads {chosen.threads}"
+            + " --quick" * chosen.quick,
+            commit=commit(),
+            machine=machine,
+            tables="\n\n".join(f"## {title}\n\n{markdown(heads, rows)}" for title, heads, rows in found),
+            vit=figures["vit-b32_gflop_per_image"],
+            lite=figures["daclip-lite_gflop_per_image"],
+        )
 
 
 def processor() -> str:

@@ -16,7 +16,6 @@ import numpy as np
 import PIL.Image
 import torch
 from pydantic import Field
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -24,12 +23,10 @@ from iqa_service.errors import ScorerError
 from iqa_service.pretraining.artefacts import imitate
 from iqa_service.pretraining.degradations import DEGRADATIONS, as_taken
 from iqa_service.pretraining.practice_derainers import PracticeDerainers
-from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.daclip import WORDS, DaCLIP, Rule, save_daclip
 from iqa_service.scorers.daclip_iqa import log_odds
 from rgsud_core.degradation.rendered import add_rain, random_look
 from rgsud_core.images import Image, list_images, read_image
-from rgsud_core.quality import psnr
 from rgsud_core.settings import Settings
 
 LITE_RULE = Rule(words=(*WORDS, "clean"), degraded=WORDS, views="tiles")
@@ -217,30 +214,6 @@ def pretrain(settings: PretrainSettings, progress: Progress | None = None) -> Pa
     settings.output.parent.mkdir(parents=True, exist_ok=True)
     save_daclip(model, LITE_RULE, settings.output)
     return settings.output
-
-
-def ordering(
-    scorer: ScoreBackend, photographs: list[Path], *, seed: int = 0, candidates: int = 12
-) -> dict[str, float]:
-    """How well a scorer orders imitated derained versions of photographs, each shrunk to 480 pixels at most.
-
-    Returns:
-        ``spearman``: mean over the photographs of the rank correlation with the true PSNR; ``regret_db``:
-        mean PSNR deficit of the top-scored candidate relative to the best one.
-    """
-    correlations, regrets = [], []
-    for number, path in enumerate(photographs):
-        rng = np.random.default_rng([seed, number])
-        photograph = _photograph(path)
-        photograph.thumbnail((480, 480), PIL.Image.Resampling.BICUBIC)
-        clean = np.asarray(photograph)
-        wet = add_rain(clean, random_look(rng), rng)
-        versions = [imitate(clean, wet, rng) for _ in range(candidates)]
-        quality = [min(psnr(version, clean), 100.0) for version in versions]
-        scores = scorer.score([Candidate(path.stem, version) for version in versions])
-        correlations.append(float(stats.spearmanr(scores, quality).statistic))
-        regrets.append(max(quality) - quality[int(scores.argmax())])
-    return {"spearman": float(np.mean(correlations)), "regret_db": float(np.mean(regrets))}
 
 
 def _config(settings: PretrainSettings) -> dict[str, object]:

@@ -18,26 +18,13 @@ from trainer.errors import TrainerError
 
 
 @dataclass(frozen=True)
-class DomainReport:
-    """Number and sizes of the images of one folder."""
-
-    count: int
-    smallest: tuple[int, int]
-    """Width and height of the image with the fewest pixels."""
-    largest: tuple[int, int]
-    """Width and height of the image with the most pixels."""
-    bytes: int
-    """Size of all images decoded, which a full cache takes."""
-
-
-@dataclass(frozen=True)
 class DataReport:
-    """The images that a run trains on and is measured with."""
+    """The images that a run trains on."""
 
-    rainy: DomainReport
-    clean: DomainReport
-    validation: DomainReport | None
-    """The degraded side of the validation pairs."""
+    rainy: int
+    """Number of rainy images."""
+    clean: int
+    """Number of clean images."""
     leaked: tuple[str, ...]
     """Ids of validation images that are also training images, which makes their figures too good."""
 
@@ -76,11 +63,6 @@ def _open(root: Path | str, problems: list[str]) -> ImageFolder | None:
     except RgsudError as error:
         problems.append(str(error))
         return None
-
-
-def _report(looks: Sequence[_Look]) -> DomainReport:
-    sizes = sorted((look.size for look in looks), key=lambda size: size[0] * size[1])
-    return DomainReport(len(looks), sizes[0], sizes[-1], sum(3 * width * height for width, height in sizes))
 
 
 def check_training_data(
@@ -143,9 +125,7 @@ def check_training_data(
 
     trained_on = {look.digest for looks in domains for look in looks}
     leaked = {look.identity for looks in pairs for look in looks if look.digest in trained_on}
-    return DataReport(
-        _report(domains[0]), _report(domains[1]), _report(pairs[0]) if pairs else None, tuple(sorted(leaked))
-    )
+    return DataReport(len(domains[0]), len(domains[1]), tuple(sorted(leaked)))
 
 
 def _unnameable(rainy: ImageFolder) -> list[str]:

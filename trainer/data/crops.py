@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, Required, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -18,6 +18,17 @@ from rgsud_core.images import Image
 from trainer.batch import Batch, Crop
 from trainer.data.folders import ImageFolder
 from trainer.data.pairing import PairedFolder
+
+
+class Cut(TypedDict, total=False):
+    """How crops are cut and shared out; see :class:`UnpairedBatches`."""
+
+    crop: Required[int]
+    batch: Required[int]
+    seed: Required[int]
+    rank: int
+    world: int
+    cache_bytes: int
 
 
 class Source(Protocol):
@@ -54,9 +65,9 @@ class _CropStream:
         crop: int,
         batch: int,
         seed: int,
-        rank: int,
-        world: int,
-        cache_bytes: int,
+        rank: int = 0,
+        world: int = 1,
+        cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.ids, self.load, self.domain = ids, load, domain
         self.crop, self.batch, self.seed, self.rank, self.world = crop, batch, seed, rank, world
@@ -103,26 +114,40 @@ class _CropStream:
         ]
 
 
-def _load(batches: Dataset[Batch], start: int, workers: int) -> Iterator[Batch]:
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=itertools.count(start),
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        # Its own generator: the loader draws a seed, and the run's random state must not depend on resuming.
-        generator=torch.Generator(),
-    )
-    try:
-        yield from loader
-    except RgsudError as error:
-        # A worker's error comes with its traceback; the sentence is what follows the name.
-        kind = type(error)
-        name = f"{kind.__module__}.{kind.__qualname__}: "
-        raise kind(str(error).rsplit(name, 1)[-1].rstrip()) from None
+class _Batches(Dataset[Batch]):
+    """Batches by their number."""
+
+    def batch(self, number: int) -> Batch:
+        """Batch `number`, counted from 0: the same in every process and in any order of calls."""
+        raise NotImplementedError
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.batch(number)
+
+    def loader(self, start: int = 0, workers: int = 0) -> Iterator[Batch]:
+        """Batches start, start + 1, ... without end; made ahead by `workers` processes, or here for 0.
+
+        Each worker keeps a cache of its own, so together they keep `cache_bytes` as well.
+        """
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=itertools.count(start),
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            # Of its own: the loader draws a seed, and a run's random state must not tell where it resumed.
+            generator=torch.Generator(),
+        )
+        try:
+            yield from loader
+        except RgsudError as error:
+            # A worker's error comes with its traceback; the sentence is what follows the name.
+            kind = type(error)
+            name = f"{kind.__module__}.{kind.__qualname__}: "
+            raise kind(str(error).rsplit(name, 1)[-1].rstrip()) from None
 
 
-class UnpairedBatches(Dataset[Batch]):
+class UnpairedBatches(_Batches):
     """Batches of two unpaired domains, each in its own order, cut into random squares and mirrored by chance.
 
     `crop` in pixels; `batch` is the number of crops of each domain a rank takes; within an epoch of a domain
@@ -131,36 +156,16 @@ class UnpairedBatches(Dataset[Batch]):
     """
 
     def __init__(
-        self,
-        rainy: ImageFolder,
-        clean: ImageFolder,
-        *,
-        crop: int,
-        batch: int,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        cache_bytes: int = CACHE_BYTES,
-        sources: Sequence[Source] = (),
+        self, rainy: ImageFolder, clean: ImageFolder, *, sources: Sequence[Source] = (), **cut: Unpack[Cut]
     ) -> None:
         self.sources = sources
+        cut["cache_bytes"] = cut.get("cache_bytes", CACHE_BYTES) // 2
         self.rainy, self.clean = (
-            _CropStream(
-                folder.ids,
-                folder.load,
-                domain=domain,
-                crop=crop,
-                batch=batch,
-                seed=seed,
-                rank=rank,
-                world=world,
-                cache_bytes=cache_bytes // 2,
-            )
+            _CropStream(folder.ids, folder.load, domain=domain, **cut)
             for domain, folder in enumerate((rainy, clean))
         )
 
     def batch(self, number: int) -> Batch:
-        """Batch `number`, counted from 0: the same in every process and in any order of calls."""
         crops, (rainy,) = self.rainy.draw(number)
         _, (clean,) = self.clean.draw(number)
         batch = Batch(rainy, clean, crops)
@@ -169,49 +174,13 @@ class UnpairedBatches(Dataset[Batch]):
             batch.rain[source.name], batch.has[source.name] = drawn
         return batch
 
-    __getitem__ = batch
 
-    def loader(self, start: int = 0, workers: int = 0) -> Iterator[Batch]:
-        """Batches start, start + 1, ... without end; made ahead by `workers` processes, or here for 0.
-
-        Each worker keeps a cache of its own, so together they keep `cache_bytes` as well.
-        """
-        return _load(self, start, workers)
-
-
-class PairedBatches(Dataset[Batch]):
+class PairedBatches(_Batches):
     """The supervised counterpart of UnpairedBatches: rainy images and their truth under the same crops."""
 
-    def __init__(
-        self,
-        pairs: PairedFolder,
-        *,
-        crop: int,
-        batch: int,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        cache_bytes: int = CACHE_BYTES,
-    ) -> None:
-        self.pairs = _CropStream(
-            pairs.ids,
-            pairs.load,
-            domain=0,
-            crop=crop,
-            batch=batch,
-            seed=seed,
-            rank=rank,
-            world=world,
-            cache_bytes=cache_bytes,
-        )
+    def __init__(self, pairs: PairedFolder, **cut: Unpack[Cut]) -> None:
+        self.pairs = _CropStream(pairs.ids, pairs.load, domain=0, **cut)
 
     def batch(self, number: int) -> Batch:
-        """Batch `number`, counted from 0: the same in every process and in any order of calls."""
         crops, (rainy, clean) = self.pairs.draw(number)
         return Batch(rainy, clean, crops)
-
-    __getitem__ = batch
-
-    def loader(self, start: int = 0, workers: int = 0) -> Iterator[Batch]:
-        """Batches start, start + 1, ... without end, as those of UnpairedBatches."""
-        return _load(self, start, workers)

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -20,7 +19,7 @@ from rgsud_core.device import find_device
 from rgsud_core.files import writing
 from trainer.config import Config
 from trainer.data.checks import check_training_data
-from trainer.data.crops import PairedBatches, UnpairedBatches
+from trainer.data.crops import Cut, PairedBatches, UnpairedBatches
 from trainer.data.folders import ImageFolder, named
 from trainer.data.pairing import PairedFolder
 from trainer.methods import METHODS, build_method
@@ -107,14 +106,14 @@ def assemble(
         board = TensorBoardView(config.folder / "tensorboard")
         views = (MetricsFile(config.folder / "metrics.jsonl"), board, *views)
     reporter = stack.enter_context(Reporter(config, degradable, views))
-    reporter.notice(f"{checked.rainy.count} rainy and {checked.clean.count} clean images.", progress)
+    reporter.notice(f"{checked.rainy} rainy and {checked.clean} clean images.", progress)
     if checked.leaked:
         reporter.notice(
             f"Validation images that are trained on, so figures flatter: {named(checked.leaked)}", progress
         )
     for text in _prepare(config, method, rainy):
         reporter.notice(text, progress)
-    shares: dict[str, Any] = {
+    shares: Cut = {
         "crop": data.crop,
         "batch": data.batch,
         "seed": config.seed,

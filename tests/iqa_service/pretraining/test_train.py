@@ -8,13 +8,12 @@ from iqa_service.pretraining.train import (
     LITE_RULE,
     PretrainSettings,
     contrastive_loss,
-    ordering,
     pretrain,
     ranking_loss,
     split_photographs,
 )
 from iqa_service.registry import open_scorer
-from iqa_service.scorers.base import Candidate, ScoreBackend
+from iqa_service.scorers.base import Candidate
 from iqa_service.scorers.daclip import load_daclip, load_rule
 from rgsud_core.errors import FileError
 
@@ -89,27 +88,6 @@ def test_a_folder_without_photographs_and_a_broken_one_are_named(tmp_path):
     (tmp_path / "broken.jpg").write_text("no image")
     with pytest.raises(FileError, match=r"broken.jpg is not an image"):
         pretrain(PretrainSettings(photographs=tmp_path))
-
-
-class _Truthful(ScoreBackend):
-    """Scores by the likeness to a known photograph, or by its opposite."""
-
-    name = fingerprint = "truthful"
-
-    def __init__(self, truth, sign):
-        self.truth, self.sign = truth.astype(float), sign
-
-    def score(self, candidates):
-        images = np.stack([candidate.image for candidate in candidates])
-        return -self.sign * np.square(images - self.truth).mean(axis=(1, 2, 3)).astype(np.float32)
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_ordering_measures_agreement_with_the_truth(sign, tmp_path, china):
-    PIL.Image.fromarray(china).save(tmp_path / "china.png")
-    figures = ordering(_Truthful(china, sign), [tmp_path / "china.png"])
-    assert figures["spearman"] == pytest.approx(sign)
-    assert (figures["regret_db"] == 0) if sign > 0 else (figures["regret_db"] > 5)
 
 
 def test_practice_derainers_learn_and_start_anew():

@@ -27,10 +27,9 @@ def test_the_data_pass_the_check_and_are_enough_to_train_on(demo):
     report = check_training_data(
         demo.rainy, demo.clean, 128, validation=(demo.validation_rainy, demo.validation_clean)
     )
-    assert 12 <= report.rainy.count <= 24
-    assert 12 <= report.clean.count <= 24
-    assert report.validation is not None
-    assert report.validation.count == 8
+    assert 12 <= report.rainy <= 24
+    assert 12 <= report.clean <= 24
+    assert len(PairedFolder(demo.validation_rainy, demo.validation_clean)) == 8
     assert report.leaked == ()
 
 
