@@ -118,9 +118,13 @@ class RGSUDSettings(MethodSettings):
                 )
         residual = [name for name in self.names if SOURCES.find(name).residual]
         if self.discriminator is None and self.overlay == "resnet":
-            raise ValueError("overlay resnet learns from a discriminator: take overlay add, or keep it")
+            raise ValueError(
+                "overlay resnet learns from a discriminator: take overlay add, or keep the discriminator"
+            )
         if self.discriminator is None and self.has_unet:
-            raise ValueError("source unet learns from a discriminator: take other sources, or leave it in")
+            raise ValueError(
+                "source unet learns from a discriminator: take other sources, or keep the discriminator"
+            )
         if self.overlay in ("blend", "auto") and residual:
             raise ValueError(
                 f"source {residual[0]} gives residuals, which overlay {self.overlay} does not take: take add"
