@@ -6,17 +6,17 @@ from rgsud_core.settings import Settings
 
 
 class Inner(Settings):
-    """Of a test."""
+    """Settings of a test."""
 
     width: int = 32
     """Channels."""
 
 
 class Outer(Settings):
-    """Of a test."""
+    """Settings of a test."""
 
     learning_rate: float = 1e-4
-    """Of Adam."""
+    """Learning rate."""
     inner: Inner = Inner()
     """Nested."""
 

@@ -34,10 +34,10 @@ _START_SECONDS = 90.0
 
 
 def free_ports(count: int) -> list[int]:
-    """Of the loopback address; taken all at once, so that they differ.
+    """Free ports of the loopback address; taken all at once, so that they differ.
 
-    Below those that the kernel gives to who asks for any, and above those of Ray's workers: Ray opens many
-    ports before it comes to the ones it was told, and would have taken them itself now and then.
+    They lie below the kernel's ephemeral ports and above those of Ray's workers: Ray opens many ports before
+    the ones it was given, and would take them itself now and then.
     """
     with contextlib.ExitStack() as stack:
         taken: list[int] = []

@@ -114,7 +114,7 @@ class Run:
         return [line for line in found if line["kind"] == kind]
 
     def last(self, figure: str) -> float:
-        """Of the newest step."""
+        """A figure of the newest step, 0 before the first."""
         steps = self.lines("step")
         return float(steps[-1][figure] or 0) if steps else 0.0
 
@@ -224,7 +224,7 @@ EXACT: dict[str, Any] = {
 def undisturbed(
     tmp_path_factory: pytest.TempPathFactory, cluster: RayNodes, photographs: Path
 ) -> dict[str, torch.Tensor]:
-    """Of an inline run: the same, and sooner there."""
+    """Weights of an inline run, which ends with the same ones, and sooner."""
     run = Run(tmp_path_factory.mktemp("undisturbed"), cluster, photographs, **EXACT)
     run.finish("launch=inline")
     return run.weights()

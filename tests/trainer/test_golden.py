@@ -138,7 +138,7 @@ def _steps(config: Config) -> dict[str, list[float | None]]:
 
 
 def _weights(config: Config, step: int) -> dict[str, dict[str, torch.Tensor]]:
-    """Of each network, after so many steps."""
+    """Weights of each network after ``step`` steps."""
     path = config.folder / "checkpoints" / f"step-{step:09d}.pt"
     method = Checkpoints(path.parent, 1).load(path)["method"]
     return {name: method[name] for name in NETWORKS if name in method}
