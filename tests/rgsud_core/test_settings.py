@@ -60,4 +60,4 @@ def test_settings_survive_json():
 
 
 def test_docstrings_describe_the_fields():
-    assert Outer.model_fields["learning_rate"].description == "Of Adam."
+    assert Outer.model_fields["learning_rate"].description == "Learning rate."
