@@ -1,9 +1,13 @@
-"""What the pages of results have in common."""
+"""What the benchmarks have in common: their pages, and a Ray Serve of their own."""
 
 from __future__ import annotations
 
+import logging
+import os
+import socket
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -46,3 +50,20 @@ def duration(seconds: float) -> str:
             return f"{seconds:,.1f} {unit}"
         seconds /= size
     return f"{seconds:,.1f} years"
+
+
+@contextmanager
+def serving() -> Iterator[int]:
+    """Ray Serve in a Ray of its own; the port of its proxy."""
+    import ray
+    from ray import serve
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    serve.start(proxy_location="HeadOnly", http_options={"port": port})
+    yield port
+    serve.shutdown()
+    ray.shutdown()

@@ -14,21 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import platform
 import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pages import commit
+from pages import commit, serving
 
 # As the command line has it, before torch comes.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
@@ -37,7 +36,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import numpy as np
 import ray
 import torch
-from ray import serve
 from rich.console import Console
 from scaling_page import write_page
 
@@ -156,18 +154,6 @@ def configure(data: DemoData, runs: Path, name: str, **recycling: Any) -> Config
         *(f"recycling.{key}={value}" for key, value in recycling.items()),
     ]
     return load_config("rain100l-gan", settings)
-
-
-@contextmanager
-def served() -> Iterator[str]:
-    """The scorer on Serve in a Ray of its own, as `launch: ray` has it on one machine."""
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    serve.start(proxy_location="Disabled")
-    yield deploy_scorer(ServiceSettings(scorer=f"local:{SCORER}", cpus=0, http=False))
-    serve.shutdown()
-    ray.shutdown()
 
 
 def cadences(subjects: dict[str, Subject], effort: Effort, say: Callable[[str], object]) -> dict[str, float]:
@@ -300,7 +286,8 @@ def workers(config: Config, scorer: str, steps: int) -> dict[str, float]:
 def measure(effort: Effort, say: Callable[[str], object]) -> dict[str, float]:
     """Every figure."""
     figures: dict[str, float] = {"cores": os.cpu_count() or 1, "threads": torch.get_num_threads()}
-    with TemporaryDirectory(prefix="scaling-") as scratch, served() as service:
+    with TemporaryDirectory(prefix="scaling-") as scratch, serving():
+        service = deploy_scorer(ServiceSettings(scorer=f"local:{SCORER}", cpus=0, http=False))
         folder = Path(scratch)
         data = write_demo_data(folder / "data")
         base = configure(data, folder, "base", scorer=SCORER)

@@ -19,20 +19,17 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import logging
 import os
 import platform
-import socket
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pages import commit, fill
+from pages import commit, fill, serving
 from pages import table as markdown
 
 # On shared cores, OpenMP threads that spin for each other take the time from the one that works.
@@ -179,7 +176,8 @@ def service(name: str, spec: str, device: str, threads: int, effort: Effort) -> 
     gpus = 1 if device == "cuda" else 0
     settings = ServiceSettings(scorer=spec, device=device, cpus=threads, gpus=gpus, timeout_seconds=PATIENCE)
     local = open_scorer(settings.spec)
-    with serving() as url:
+    with serving() as port:
+        url = f"http://127.0.0.1:{port}"
         by_handle = deploy_scorer(settings)
         assert local.views is not None
         reference = images(64, local.views.size)
@@ -200,23 +198,6 @@ def service(name: str, spec: str, device: str, threads: int, effort: Effort) -> 
             for backend in backends:
                 backend.close()
     return figures
-
-
-@contextmanager
-def serving() -> Iterator[str]:
-    """Serve in a Ray of its own, and its address."""
-    import ray
-    from ray import serve
-
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init(address="local", num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    serve.start(proxy_location="HeadOnly", http_options={"port": port})
-    yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
-    ray.shutdown()
 
 
 def vit_b32(folder: Path) -> Path:

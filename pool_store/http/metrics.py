@@ -30,16 +30,19 @@ class PoolCollector(Collector):
         else:
             up = 1
         yield GaugeMetricFamily("rgsud_pool_up", "Whether Redis and the blob store answer.", value=up)
-        for name, help, value in _GAUGES:
+        for name, help, figure_of in _GAUGES:
             family = GaugeMetricFamily(f"rgsud_pool_{name}", help, labels=["pool"])
             for pool, figures in stats.items():
-                figure = value(figures)
+                figure = figure_of(figures)
                 if figure is not None:
                     family.add_metric([pool], figure)
             yield family
-        yield _quantiles(stats)
-        yield _ages(stats)
-        yield _offers(stats)
+        for kind, name, help, label, values in _LABELLED:
+            labelled = kind(f"rgsud_pool_{name}", help, labels=["pool", label])
+            for pool, figures in stats.items():
+                for which, value in values(figures).items():
+                    labelled.add_metric([pool, which], value)
+            yield labelled
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[Stats], float | None]], ...] = (
@@ -54,34 +57,22 @@ _GAUGES: tuple[tuple[str, str, Callable[[Stats], float | None]], ...] = (
 )
 
 
-def _quantiles(stats: dict[str, Stats]) -> Metric:
-    family = GaugeMetricFamily(
-        "rgsud_pool_log_odds", "Quantiles of the best log-odds.", labels=["pool", "quantile"]
-    )
-    for pool, figures in stats.items():
-        if figures.quantiles is not None:
-            for name, value in figures.quantiles.model_dump().items():
-                family.add_metric([pool, f"0.{name[1:]}"], value)
-    return family
+def _quantiles(stats: Stats) -> dict[str, float]:
+    found = stats.quantiles.model_dump() if stats.quantiles else {}
+    return {f"0.{name[1:]}": value for name, value in found.items()}
 
 
-def _ages(stats: dict[str, Stats]) -> Metric:
-    family = GaugeMetricFamily(
-        "rgsud_pool_reward_age_seconds", "Age of the rewards served.", labels=["pool", "which"]
-    )
-    for pool, figures in stats.items():
-        if figures.ages is not None:
-            for which, seconds in figures.ages.model_dump().items():
-                family.add_metric([pool, which], seconds)
-    return family
+def _ages(stats: Stats) -> dict[str, float]:
+    return stats.ages.model_dump() if stats.ages else {}
 
 
-def _offers(stats: dict[str, Stats]) -> Metric:
-    family = CounterMetricFamily(
-        "rgsud_pool_offers", "Offers by what became of them.", labels=["pool", "decision"]
-    )
-    for pool, figures in stats.items():
-        family.add_metric([pool, "replaced"], figures.replacements)
-        family.add_metric([pool, "kept"], figures.offers - figures.replacements)
-        family.add_metric([pool, "stale"], figures.stale)
-    return family
+def _offers(stats: Stats) -> dict[str, float]:
+    kept = stats.offers - stats.replacements
+    return {"replaced": stats.replacements, "kept": kept, "stale": stats.stale}
+
+
+_LABELLED = (
+    (GaugeMetricFamily, "log_odds", "Quantiles of the best log-odds.", "quantile", _quantiles),
+    (GaugeMetricFamily, "reward_age_seconds", "Age of the rewards served.", "which", _ages),
+    (CounterMetricFamily, "offers", "Offers by what became of them.", "decision", _offers),
+)
