@@ -35,7 +35,8 @@ def method(**changes: Any) -> RGSUD:
     derainer = NAFNet(NAFNetSettings(width=4, encoder=(1,), middle=1, decoder=(1,)))
     rgsud = RGSUD(RGSUDSettings.model_validate(TINY | changes), derainer)
     for seed, module in enumerate((rgsud.derainer, rgsud.G, rgsud.DEM)):
-        ripe(module, seed)
+        if module is not None:
+            ripe(module, seed)
     rgsud.averaged.load_state_dict(rgsud.derainer.state_dict())
     return rgsud
 
