@@ -257,7 +257,9 @@ class RGSUD(Method):
         for index in others:
             takes = (batch.source == index)[:, None, None, None].to(self.device)
             rain = torch.where(takes, sources[index].rain(batch, clean), rain)
-        wide: Tensor = rain if self.G is None else rain.expand_as(batch.O_r)
+        # D and its terms take images; what is only added or blended may stay grey.
+        grey = self.G is None and self.D is None
+        wide: Tensor = rain if grey else rain.expand_as(batch.O_r)
         return wide
 
     def lay(self, rain: Tensor, scene: Tensor) -> Tensor:

@@ -117,13 +117,14 @@ def test_rendered_rain_alone_teaches() -> None:
     assert not same(before, weights(made.derainer))
 
 
-def test_rain_that_is_added_can_be_told_from_real_rain_by_a_discriminator() -> None:
+@pytest.mark.parametrize("found", [[True, False, True], [True] * N], ids=["some", "all"])
+def test_rain_that_is_added_can_be_told_from_real_rain_by_a_discriminator(found: list[bool]) -> None:
     made = method(sources=["flat", "unet"], overlay="add")
     assert made.G is None
     assert made.D is not None
     assert made.DEM is not None
     before = weights(made.D), weights(made.DEM)
-    losses = made.step(_batch([True, False, True]))
+    losses = made.step(_batch(found))
     assert {"adv", "D", "psnr", "ssim"} <= set(losses)
     assert not same(before[0], weights(made.D))
     assert not same(before[1], weights(made.DEM))
