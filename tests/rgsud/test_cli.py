@@ -50,8 +50,8 @@ def test_the_demonstration_ends_with_table_sheet_and_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ("schedule.samples=40", "recycling.every=1", "recycling.scorer=local:random", "device=cpu")
-    for _ in range(2):  # the second replaces the first, even where an earlier version wrote it
-        assert _rgsud(monkeypatch, "demo", f"runs={tmp_path}", *settings) == 0
+    for launch in ("ray", "inline"):  # the second replaces the first, even where an earlier version wrote it
+        assert _rgsud(monkeypatch, "demo", f"runs={tmp_path}", f"launch={launch}", *settings) == 0
         with (tmp_path / "demo" / "config.yaml").open("a") as earlier:
             earlier.write("no_longer: a setting\n")
     assert "Reward pool" in capsys.readouterr().out
