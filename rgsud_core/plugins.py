@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ def load(place: str) -> Any:
     module_name, _, attribute = place.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise PluginError(f"'{place}' is no import path: write package.module:Name")
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:  # the folder that the process was started in may be gone
+        here = ""
     if not {here, ""} & set(sys.path):
         sys.path.append(here)
     try:
@@ -53,7 +57,10 @@ def search_path() -> str:
     Holds the folders of ``sys.path`` outside the Python installation, absolute, and the working directory.
     """
     installed = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
-    folders = dict.fromkeys(Path(entry).resolve() for entry in (*sys.path, os.getcwd()))
+    entries = [*sys.path]
+    with suppress(FileNotFoundError):  # the folder that the process was started in may be gone
+        entries.append(os.getcwd())
+    folders = dict.fromkeys(Path(entry).resolve() for entry in entries if entry)
     return os.pathsep.join(
         str(folder) for folder in folders if folder.is_dir() and not installed & {folder, *folder.parents}
     )
