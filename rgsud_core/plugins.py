@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,8 @@ def load(place: str) -> Any:
     module_name, _, attribute = place.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
         raise PluginError(f"'{place}' is no import path: write package.module:Name")
-    try:
-        here = os.getcwd()
-    except FileNotFoundError:  # the folder that the process was started in may be gone
-        here = ""
-    if not {here, ""} & set(sys.path):
+    here = _working_directory()
+    if here is not None and not {here, ""} & set(sys.path):
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
@@ -37,7 +33,7 @@ def load(place: str) -> Any:
             raise PluginError(f"'{place}' cannot be imported ({error}): install what it needs") from error
         raise PluginError(
             f"'{place}' cannot be imported, there is no module '{error.name}': install it, or put the folder "
-            f"that holds it on PYTHONPATH (searched are that, the environment, and {here})"
+            f"that holds it on PYTHONPATH (searched are that, the environment, and {here or 'no more'})"
         ) from error
     except Exception as error:  # the module is not ours, and may fail in any way
         raise PluginError(
@@ -57,10 +53,16 @@ def search_path() -> str:
     Holds the folders of ``sys.path`` outside the Python installation, absolute, and the working directory.
     """
     installed = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
-    entries = [*sys.path]
-    with suppress(FileNotFoundError):  # the folder that the process was started in may be gone
-        entries.append(os.getcwd())
+    entries = (*sys.path, _working_directory())
     folders = dict.fromkeys(Path(entry).resolve() for entry in entries if entry)
     return os.pathsep.join(
         str(folder) for folder in folders if folder.is_dir() and not installed & {folder, *folder.parents}
     )
+
+
+def _working_directory() -> str | None:
+    """The folder that the process works in; None if it is gone."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None

@@ -56,6 +56,8 @@ class RainBank:
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             searched = threads.map(self._search, order)
             self._found = [found for found in searched if len(found.corners)]
+        self.ids = {rainy.ids[found.index] for found in self._found}
+        """The images that rain was found in."""
         if not self._found:
             remedy = (
                 "give `flat` larger below and chroma or a smaller coverage, or take rendered or unet instead"
@@ -90,11 +92,6 @@ class RainBank:
             (self.rainy.ids[found.index], self._part(found.index), np.stack([light] * 3, axis=2))
             for found, light in zip(most, bright, strict=True)
         ]
-
-    @property
-    def ids(self) -> set[str]:
-        """The images that rain was found in."""
-        return {self.rainy.ids[found.index] for found in self._found}
 
     def draw(self, number: int, count: int) -> Tensor:
         """Rain for batch `number`, uint8 count,1,c,c: the same in every process and in any order of calls."""
