@@ -53,8 +53,9 @@ def search_path() -> str:
     Holds the folders of ``sys.path`` outside the Python installation, absolute, and the working directory.
     """
     installed = {Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix)}
-    entries = (*sys.path, _working_directory())
-    folders = dict.fromkeys(Path(entry).resolve() for entry in entries if entry)
+    here = _working_directory()
+    entries = [entry for entry in (*sys.path, here) if entry and (here or os.path.isabs(entry))]
+    folders = dict.fromkeys(Path(entry).resolve() for entry in entries)
     return os.pathsep.join(
         str(folder) for folder in folders if folder.is_dir() and not installed & {folder, *folder.parents}
     )

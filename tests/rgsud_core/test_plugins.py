@@ -68,3 +68,10 @@ def test_another_process_finds_the_same_modules_by_the_search_path(folder: Path)
         check=True,
     )
     assert found.stdout == "found\n"
+
+
+def test_a_working_directory_that_is_gone_costs_its_own_modules_alone(folder: Path) -> None:
+    sys.path[:0] = ["relative", ""]
+    folder.rmdir()
+    assert "relative" not in search_path()
+    assert callable(load("colorsys:rgb_to_hsv"))

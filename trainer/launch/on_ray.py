@@ -53,7 +53,9 @@ def run_on_ray(
         TrainerError: the cluster cannot hold the workers, or they failed more often than allowed.
         KeyboardInterrupt: the user ended the run; it has been saved.
     """
-    config = absolute_paths(config)
+    # All paths first: in a job, Ray takes the working directory away while this runs.
+    config, modules = absolute_paths(config), search_path()
+    start = None if start is None else start.resolve()
     try:
         config.folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -72,7 +74,7 @@ def run_on_ray(
             config = _recycling(config, pool=_embedded(config, stack))
         payload: dict[str, Any] = {
             "config": config.model_dump(mode="json"),
-            "start": None if start is None else str(start.resolve()),
+            "start": None if start is None else str(start),
             "threads": cpus,
             "callbacks": list(callbacks),
         }
@@ -84,7 +86,7 @@ def run_on_ray(
             run_config=RunConfig(
                 name=config.name,
                 storage_path=str(config.folder / "ray"),
-                worker_runtime_env={"env_vars": {"PYTHONPATH": search_path()}},  # type: ignore[call-arg]
+                worker_runtime_env={"env_vars": {"PYTHONPATH": modules}},  # type: ignore[call-arg]
                 failure_config=FailureConfig(max_failures=config.ray.max_failures),
             ),
         )
