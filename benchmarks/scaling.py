@@ -1,4 +1,4 @@
-"""What recycling costs a training step, how many candidates are decided a second, what a second worker adds.
+"""What recycling costs a training step, and what a second worker adds.
 
     python benchmarks/scaling.py [--quick] [--json FILE] [--page FILE]
 
@@ -12,46 +12,38 @@ beyond that is the price of doing it beside.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pages import commit, serving
+from pages import commit, fill, parser, report, serving, table
 
 # As the command line has it, before torch comes.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import numpy as np
 import ray
 import torch
 from rich.console import Console
-from scaling_page import write_page
 
 from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate
 from iqa_service.serving.ray_app import deploy_scorer
 from iqa_service.serving.settings import ServiceSettings
-from pool_store.client import open_pool
-from pool_store.schemas import Lineage
 from trainer.config import Config, load_config
 from trainer.data.demo import DemoData, write_demo_data
-from trainer.data.folders import ImageFolder
 from trainer.launch.assembly import assemble
 from trainer.launch.start import run
 from trainer.launch.worker import work
-from trainer.recycling.recycler import Recycler
 from trainer.reporting.lines import StepLine, parse
 from trainer.restore.inference import derain_image
 from trainer.state.checkpoints import Checkpoints
@@ -62,6 +54,18 @@ DEFAULT = 4
 """`recycling.every`, unless a recipe says otherwise."""
 NEVER = 10**9
 SCORER = "daclip-lite?consistency=1"
+WAYS = {
+    "within": "within the step (`synchronous: true`)",
+    "beside": "beside it, scorer in the same process (`launch: inline`)",
+    "served": "beside it, scorer on Ray Serve (`launch: ray`)",
+}
+COSTS = {
+    "adds to a step": ("added_share", ".1%"),
+    "of that arithmetic": ("arithmetic_share", ".1%"),
+    "beyond it": ("beyond_share", "+.1%"),
+    "processor time": ("cpu_added_share", "+.1%"),
+    "candidates/s": ("candidates_per_s", ".2f"),
+}
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,10 @@ class Effort:
     """Steps; every cadence divides it."""
     cadences: tuple[int, ...] = CADENCES
     served: tuple[int, ...] = (1, 4)
-    candidates: int = 64
     worker_steps: int = 16
 
 
-QUICK = Effort(1, 4, (1, 4), (4,), 16, 8)
+QUICK = Effort(1, 4, (1, 4), (4,), 8)
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def configure(data: DemoData, runs: Path, name: str, **recycling: Any) -> Config
     return load_config("rain100l-gan", settings)
 
 
-def cadences(subjects: dict[str, Subject], effort: Effort, say: Callable[[str], object]) -> dict[str, float]:
+def cadences(subjects: dict[str, Subject], effort: Effort) -> dict[str, float]:
     """What a step takes, by the way of recycling and its cadence; and where its time goes."""
     here = subjects["beside"]
     rainy, scorer = here.job.rainy, open_scorer(f"local:{SCORER}")
@@ -184,7 +187,7 @@ def cadences(subjects: dict[str, Subject], effort: Effort, say: Callable[[str], 
     ]
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(effort.rounds):
-        say(f"turns, round {number + 1} of {effort.rounds}")
+        print(f"turns, round {number + 1} of {effort.rounds}")
         middle = len(variants) // 2
         offs, turns = [here.turn(None)], []
         for place, (way, every) in enumerate(variants):
@@ -212,37 +215,6 @@ def cadences(subjects: dict[str, Subject], effort: Effort, say: Callable[[str], 
     stats = here.job.pool.stats()
     assert stats is not None
     return figures | {"turns_acceptance_share": float(stats.acceptance or 0.0)}
-
-
-def end_to_end(scorers: dict[str, str], data: DemoData, folder: Path, count: int) -> dict[str, float]:
-    """Candidates a second from submission to decision, with nothing else to do: all enter, then none does."""
-    folder_images = ImageFolder(data.rainy)
-    rainy = [folder_images.load(number) for number in range(len(folder_images))]
-    figures: dict[str, float] = {}
-    lineage = Lineage(run="benchmark", step=1, stage=1, worker=0, time=time.time())
-    for way, spec in scorers.items():
-        scorer = open_scorer(spec)
-        pool = open_pool(f"embedded:{folder}-{way}", fingerprint=scorer.fingerprint)
-        recycler = Recycler(scorer, pool, queue=count)
-        originals = [np.roll(rainy[number % len(rainy)], number, axis=1) for number in range(count)]
-        recycler.submit(Candidate("warm", rainy[0], rainy[0]), lineage)
-        recycler.flush()
-        for outcome, darker, enter in (("all_enter", 40, count), ("none_enters", 0, 0)):
-            candidates = [
-                Candidate(str(number), np.maximum(image, darker) - np.uint8(darker), image)
-                for number, image in enumerate(originals)
-            ]
-            before = recycler.counts.replaced
-            started = time.perf_counter()
-            for candidate in candidates:
-                recycler.submit(candidate, lineage)
-            recycler.flush(600)
-            figures[f"{way}_{outcome}_candidates_per_s"] = count / (time.perf_counter() - started)
-            assert recycler.counts.replaced - before == enter, recycler.problem or recycler.counts
-        recycler.close()
-        pool.close()
-        scorer.close()
-    return figures
 
 
 @ray.remote(num_cpus=1)
@@ -283,7 +255,7 @@ def workers(config: Config, scorer: str, steps: int) -> dict[str, float]:
     }
 
 
-def measure(effort: Effort, say: Callable[[str], object]) -> dict[str, float]:
+def measure(effort: Effort) -> dict[str, float]:
     """Every figure."""
     figures: dict[str, float] = {"cores": os.cpu_count() or 1, "threads": torch.get_num_threads()}
     with TemporaryDirectory(prefix="scaling-") as scratch, serving():
@@ -291,9 +263,6 @@ def measure(effort: Effort, say: Callable[[str], object]) -> dict[str, float]:
         folder = Path(scratch)
         data = write_demo_data(folder / "data")
         base = configure(data, folder, "base", scorer=SCORER)
-        say("candidates, from submission to decision")
-        scorers = {"here": f"local:{SCORER}", "served": service}
-        figures |= end_to_end(scorers, data, folder / "decided", effort.candidates)
         with ExitStack() as trained:
             ways = {"within": (SCORER, True), "beside": (SCORER, False), "served": (service, False)}
             subjects = {
@@ -302,33 +271,46 @@ def measure(effort: Effort, say: Callable[[str], object]) -> dict[str, float]:
                 )
                 for way, (scorer, synchronous) in ways.items()
             }
-            figures |= cadences(subjects, effort, say)
-        say("one worker and two")
+            figures |= cadences(subjects, effort)
+        print("one worker and two")
         figures |= workers(base, service, effort.worker_steps)
     return figures
 
 
+def write_page(page: Path, figures: Mapping[str, float], cases: Sequence[tuple[str, int]]) -> None:
+    """The figures as tables, for the ways and cadences that were measured."""
+    costs = [
+        [
+            WAYS[way],
+            every,
+            *(f"{figures[f'{way}_every{every}_{key}']:{form}}" for key, form in COSTS.values()),
+        ]
+        for way, every in cases
+    ]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    command = f"python benchmarks/scaling.py {' '.join(sys.argv[1:])}"
+    fill(
+        "scaling.md",
+        page,
+        heading=f"`{command}` at commit {commit()}, {machine}",
+        costs=table(["way", "every", *COSTS], costs),
+        arithmetic_ms=figures["alone_derain_ms"] + figures["alone_score_ms"],
+        lost=sum(figures[f"{way}_every{every}_lost"] for way, every in cases),
+        **figures,
+    )
+
+
 def main() -> None:
     """Measure, print, write the figures and the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one short round, for a look")
-    parser.add_argument("--json", type=Path, help="where the figures go")
-    parser.add_argument("--page", type=Path, help="where the page goes, with a plot beside it")
-    chosen = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--page", type=Path, help="where the page goes")
+    chosen = options.parse_args()
     effort = QUICK if chosen.quick else Effort()
-    console = Console()
-    figures = measure(effort, console.print)
-    for key, value in figures.items():
-        console.print(f"{key:45} {value:14,.4g}", highlight=False)
-    if chosen.json:
-        chosen.json.write_text(json.dumps(figures, indent=2) + "\n")
+    figures = measure(effort)
+    report(figures, chosen.json)
     if chosen.page:
-        machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-        command = f"python benchmarks/scaling.py {' '.join(sys.argv[1:])}"
-        heading = f"`{command}` at commit {commit()}, {machine}"
         cases = [(way, every) for way in ("within", "beside") for every in effort.cadences]
-        cases += [("served", every) for every in effort.served]
-        write_page(chosen.page, figures, cases, heading)
+        write_page(chosen.page, figures, cases + [("served", every) for every in effort.served])
 
 
 if __name__ == "__main__":

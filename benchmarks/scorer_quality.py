@@ -1,7 +1,7 @@
 """How scorers order the derained candidates of real runs, whose truth is known.
 
     python benchmarks/scorer_quality.py DATA --records RUN/record ... [--domain rain100l] [--baselines DIR]
-        [--by-tile] [--quick] [--json F]
+        [--quick] [--json F]
 
 DATA and the domain are those of `python -m trainer.ablation`; records are what `recycling.record` wrote in
 runs on its rainy images (its `--record`). Constructed versions come from the latter. Nothing
@@ -12,8 +12,6 @@ pairs         share of the pairs at least 0.5 dB apart that are ordered rightly
 regret        dB that the highest score lies below the best candidate: what the pool loses by this scorer
 mean of 3     the same for the mean of the three highest; below 0 where it is better than the best single one
 minimum       the same for the minimum of the three highest and the rainy image, pixel by pixel
-by tile       the same for the best of the three highest in each place, by the scores of its tiles, blended;
-              and for the minimum of that and the rainy image (--by-tile: takes long)
 
 and over constructed versions of one photograph (blends of rainy and clean, blurred, smoothed, noisy, too
 sharp, of another colour, with ghosts of edges) the first two again, and the share of (sharp, smeared) pairs
@@ -23,9 +21,7 @@ the image. Scores are kept in --out, and not computed anew.
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import platform
 import statistics
 from collections.abc import Callable
@@ -34,18 +30,16 @@ from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from pages import fill
+from pages import fill, parser, report
 from pages import table as markdown
 from rich.progress import track
-from scipy import ndimage, stats
+from scipy import stats
 from scorer_quality_versions import Version, constructed, real, to_uint8
 
 from iqa_service.errors import ScorerError
-from iqa_service.heatmap import tile_scores
 from iqa_service.registry import open_scorer
-from iqa_service.scorers.base import Candidate, ScoreBackend
+from iqa_service.scorers.base import Candidate
 from rgsud_core.files import writing
 from rgsud_core.images import Image
 from trainer.ablation.runs import domain
@@ -53,9 +47,6 @@ from trainer.data.folders import ImageFolder
 from trainer.data.pairing import PairedFolder
 from trainer.recycling.rewards import combine
 from trainer.restore.evaluation import psnr_y, ssim_y
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 SCORERS = {
     "daclip-lite, tiles": "local:daclip-lite",
@@ -70,8 +61,6 @@ SCORERS = {
     "consensus": "",
     "oracle (true PSNR)": "local:oracle?truth={truth}",
 }
-BLEND = 0.1
-"""Log-odds between two candidates' tiles at which the better one has 2.7 times the other's weight."""
 CLEAR = 0.5
 """Smallest difference, in dB, of two candidates whose order counts."""
 OF_RUNS = ("latest", "consensus")
@@ -141,25 +130,6 @@ def minimum_of_3(ranked: list[Version]) -> Image:
     return to_uint8(combine([*(version.image() for version in ranked[:3]), ranked[0].rainy()], "minimum"))
 
 
-def by_tile(ranked: list[Version], field: Callable[[Version], np.ndarray]) -> Image:
-    """The three highest, weighed in each place by the field H,W of log-odds that each has."""
-    fields = np.stack([field(version) for version in ranked[:3]])
-    weights = np.exp((fields - fields.max(axis=0)) / BLEND)
-    images = np.stack([version.image() for version in ranked[:3]])
-    return to_uint8((weights[..., None] * images).sum(axis=0) / weights.sum(axis=0)[..., None])
-
-
-def truth_of_tiles(version: Version) -> np.ndarray:
-    """The score of a perfect scorer at each place: its PSNR, dB."""
-    error = np.square(version.image().astype(np.float32) - version.truth()).mean(axis=2)
-    return -10 * np.log10(ndimage.uniform_filter(error, 64) + 1e-3)
-
-
-def fields_of(scorer: ScoreBackend) -> Callable[[Version], np.ndarray]:
-    """A scorer's log-odds at each place of a version."""
-    return lambda version: tile_scores(scorer, Candidate(version.id, version.image(), version.rainy()))
-
-
 def scored(spec: str, versions: list[Version], cache: Path) -> dict[str, float]:
     """Scores in the order of the versions, from the cache where the fingerprint is the same."""
     scorer = open_scorer(spec)
@@ -200,11 +170,7 @@ def qualities(versions: list[Version], cache: Path) -> tuple[dict[str, float], d
 
 
 def judge(
-    name: str,
-    candidates: Judged,
-    made: Judged,
-    contests: list[tuple[Version, Version]],
-    field: Callable[[Version], np.ndarray] | None,
+    name: str, candidates: Judged, made: Judged, contests: list[tuple[Version, Version]]
 ) -> dict[str, float]:
     """The figures of one scorer."""
     figures = {
@@ -215,18 +181,6 @@ def judge(
         "regret_mean_of_3_db": candidates.regret(mean_of_3),
         "regret_minimum_of_3_db": candidates.regret(minimum_of_3),
     }
-    if field is not None:
-
-        def best(ranked: list[Version]) -> Image:
-            return by_tile(ranked, field)
-
-        def darkest(ranked: list[Version]) -> Image:
-            return to_uint8(combine([best(ranked), ranked[0].rainy()], "minimum"))
-
-        figures |= {
-            "regret_by_tile_db": candidates.regret(best),
-            "regret_by_tile_minimum_db": candidates.regret(darkest),
-        }
     if name not in OF_RUNS:
         figures |= {
             "constructed_spearman_psnr": made.spearman(made.psnr),
@@ -245,8 +199,6 @@ COLUMNS = {
     "regret_db": "regret, dB",
     "regret_mean_of_3_db": "mean of 3, dB",
     "regret_minimum_of_3_db": "minimum, dB",
-    "regret_by_tile_db": "by tile, dB",
-    "regret_by_tile_minimum_db": "by tile, minimum, dB",
     "constructed_spearman_psnr": "constructed: Spearman",
     "constructed_pair_accuracy": "constructed: pairs",
     "sharp_over_smeared": "sharp over smeared",
@@ -263,51 +215,20 @@ def table(results: dict[str, dict[str, float]]) -> str:
     return markdown(["scorer", *columns.values()], cells)
 
 
-def draw(judged: dict[str, Judged], path: Path) -> None:
-    """Each scorer's scores against the true PSNR, both less their mean over the candidates of the image."""
-    columns = min(4, len(judged))
-    rows = math.ceil(len(judged) / columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(3.6 * columns, 3.4 * rows), squeeze=False, constrained_layout=True
-    )
-    for axis in axes.flat[len(judged) :]:
-        axis.set_visible(False)
-    for axis, (name, one) in zip(axes.flat, judged.items(), strict=False):
-        for run in sorted({group[0].group.partition("|")[0] for group in one.groups}):
-            x, y = [], []
-            for group in one.groups:
-                if group[0].group.startswith(f"{run}|"):
-                    psnr = np.array([one.psnr[v.key] for v in group])
-                    score = np.array([one.scores[v.key] for v in group])
-                    x.extend(psnr - psnr.mean())
-                    y.extend(score - score.mean())
-            axis.scatter(x, y, s=3, alpha=0.4, label=run, linewidths=0)
-        axis.set_title(f"{name}\nSpearman {one.spearman(one.psnr):.2f}", fontsize=9)
-        axis.set(xlabel="true PSNR-Y less the image's mean, dB", ylabel="score less the image's mean")
-        axis.label_outer()
-        axis.grid(alpha=0.3)
-    axes.flat[0].legend(fontsize=7, markerscale=3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
 def main() -> None:
-    """Score, judge, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--records", type=Path, nargs="+", required=True)
-    parser.add_argument("--domain", choices=["rain100l", "roadscene"], default="rain100l")
-    parser.add_argument("--by-tile", action="store_true", help="what the best by tile would give")
-    parser.add_argument("--scorers", nargs="*", choices=list(SCORERS), default=list(SCORERS))
-    parser.add_argument(
+    """Score, judge, write the page."""
+    options = parser(__doc__)
+    options.add_argument("data", type=Path)
+    options.add_argument("--records", type=Path, nargs="+", required=True)
+    options.add_argument("--domain", choices=["rain100l", "roadscene"], default="rain100l")
+    options.add_argument("--scorers", nargs="*", choices=list(SCORERS), default=list(SCORERS))
+    options.add_argument(
         "--also", nargs="*", default=[], metavar="SPEC", help="further scorers, by their strings"
     )
-    parser.add_argument("--baselines", type=Path, help="folder of weights of published metrics")
-    parser.add_argument("--out", type=Path, default=Path("runs/scorer-quality"), help="page, plot and scores")
-    parser.add_argument("--images", type=int, default=25, help="photographs of each record, evenly chosen")
-    parser.add_argument("--quick", action="store_true", help="4 images, no published metrics")
-    parser.add_argument("--json", type=Path)
-    chosen = parser.parse_args()
+    options.add_argument("--baselines", type=Path, help="folder of weights of published metrics")
+    options.add_argument("--out", type=Path, default=Path("runs/scorer-quality"), help="page and scores")
+    options.add_argument("--images", type=int, default=25, help="photographs of each record, evenly chosen")
+    chosen = options.parse_args()
 
     folders = domain(chosen.domain, chosen.data, chosen.out)
     candidates = list(real(chosen.records, ImageFolder(folders.rainy), ImageFolder(folders.truth)))
@@ -326,7 +247,7 @@ def main() -> None:
     contestants = {version.key: version for version in [*made, *(v for pair in contests for v in pair)]}
     psnr, ssim = qualities([*candidates, *contestants.values()], chosen.out / "truth.json")
 
-    results, judged = {}, {}
+    results = {}
     for name in [*chosen.scorers, *chosen.also]:
         spec = SCORERS.get(name, name)
         if "{baselines}" in spec and (chosen.baselines is None or chosen.quick):
@@ -347,38 +268,31 @@ def main() -> None:
         except ScorerError as problem:
             print(f"left out: {name}: {problem}")
             continue
-        judged[name] = Judged(candidates, scores, psnr, ssim)
-        field: Callable[[Version], np.ndarray] | None = None
-        if chosen.by_tile and name not in (*OF_RUNS, "random"):
-            field = truth_of_tiles if name.startswith("oracle") else fields_of(open_scorer(spec))
-        results[name] = judge(name, judged[name], Judged(made, of_made, psnr, ssim), contests, field)
+        one = Judged(candidates, scores, psnr, ssim)
+        results[name] = judge(name, one, Judged(made, of_made, psnr, ssim), contests)
         print(f"{name:40} " + "  ".join(f"{key} {value:.2f}" for key, value in results[name].items()))
 
-    picture = chosen.out / "scorer_quality.png"
-    draw(judged, picture)
-    one = next(iter(judged.values()))
-    spread = [max(psnr[v.key] for v in group) - min(psnr[v.key] for v in group) for group in one.groups]
+    truth = Judged(candidates, psnr, psnr, ssim)
+    spread = [max(psnr[v.key] for v in group) - min(psnr[v.key] for v in group) for group in truth.groups]
     fill(
         "scorer_quality.md",
         chosen.out / "scorer_quality.md",
         count=len(candidates),
         runs=", ".join(f"{path.parent.parent.name}/{path.parent.name}" for path in chosen.records),
-        groups=len(one.groups),
+        groups=len(truth.groups),
         spread=statistics.fmean(spread),
         machine=platform.machine(),
         python=platform.python_version(),
         table=table(results),
-        picture=picture.name,
-        mean=one.regret(mean_of_all),
+        mean=truth.regret(mean_of_all),
     )
     print(table(results))
-    if chosen.json:
-        flat = {
-            f"{''.join(c if c.isalnum() else '_' for c in name)}_{key}": value
-            for name, figures in results.items()
-            for key, value in figures.items()
-        }
-        chosen.json.write_text(json.dumps(flat, indent=2) + "\n")
+    flat = {
+        f"{''.join(c if c.isalnum() else '_' for c in name)}_{key}": value
+        for name, figures in results.items()
+        for key, value in figures.items()
+    }
+    report(flat, chosen.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast images are scored: against the machine's matrix rate, the naive way, and through the service.
+"""How fast images are scored: against the machine's matrix rate, and through the service.
 
     python benchmarks/scoring_throughput.py --threads 2 [--quick] [--json FILE] [--page FILE]
 
@@ -6,7 +6,6 @@ All figures are of one run, and the shares and ratios are of figures measured be
 - matrix rate: the fastest of the products that a ViT-B/32 consists of, by torch's linear layer in the same
   precision and with the same threads;
 - roofline share: FLOPs of the scored images a second over the matrix rate;
-- the naive way: one image at a time, in float32, the words encoded anew for each;
 - the service's share: images a second of some callers together over those of the same scorer in this process.
 
 ViT-B/32 is the architecture of the released DA-CLIP with random weights (speed does not depend on them);
@@ -16,9 +15,7 @@ cutting views.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import os
 import platform
 import statistics
@@ -29,8 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pages import commit, fill, serving
-from pages import table as markdown
+from pages import commit, fill, parser, report, serving, table
 
 # On shared cores, OpenMP threads that spin for each other take the time from the one that works.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
@@ -39,8 +35,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 import numpy as np
 import open_clip
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -106,20 +100,6 @@ def flops_of(model: DaCLIP) -> float:
     return float(counter.get_total_flops())
 
 
-def naive_rate(model: DaCLIP, rule: Rule, device: str, seconds: float) -> float:
-    """Images a second, one at a time in float32, with the words encoded for each."""
-    model.to(device)
-    image = torch.randint(0, 256, (1, 3, model.image_size, model.image_size), dtype=torch.uint8)
-
-    @torch.no_grad()
-    def score() -> float:
-        text = model.text_directions(rule.words)
-        logits = model.degradation_logits(model.encode_degradation(model.normalise(image.to(device))), text)
-        return float(logits.softmax(dim=-1)[0, 0])
-
-    return rate(score, 1.0, seconds)
-
-
 def images(count: int, size: int) -> list[Candidate]:
     """Noise of the size that a scorer looks at."""
     random = np.random.default_rng(0)
@@ -131,10 +111,7 @@ def in_process(name: str, weights: Path, device: str, effort: Effort) -> dict[st
     """Images a second by precision and batch, with their shares of the matrix rate."""
     model, rule = load_daclip(weights), load_rule(weights)
     flops, size = flops_of(model), model.image_size
-    figures = {
-        f"{name}_gflop_per_image": flops / 1e9,
-        f"{name}_naive_images_per_s": naive_rate(model, rule, device, effort.seconds),
-    }
+    figures = {f"{name}_gflop_per_image": flops / 1e9}
     views = np.stack([candidate.image for candidate in images(max(effort.batches), size)])
     for precision in PRECISIONS:
         scorer = DaclipScorer(model.to(device), rule, "centre", name, precision=precision)
@@ -150,8 +127,6 @@ def in_process(name: str, weights: Path, device: str, effort: Effort) -> dict[st
             figures[f"{key}_images_per_s"] = statistics.median(rates)
             shares = [flops * each / top for each, top in zip(rates, matrix, strict=True)]
             figures[f"{key}_roofline_share"] = statistics.median(shares)
-        best = max(statistics.median(rates) for rates in found.values())
-        figures[f"{name}_{precision}_over_naive_ratio"] = best / figures[f"{name}_naive_images_per_s"]
     return figures
 
 
@@ -208,12 +183,8 @@ def vit_b32(folder: Path) -> Path:
     return path
 
 
-Found = tuple[str, list[str], list[list[str]]]
-"""Title, headings and rows of a table."""
-
-
-def tables(figures: dict[str, float], names: list[str], effort: Effort) -> list[Found]:
-    """What was measured."""
+def tables(figures: dict[str, float], names: list[str], effort: Effort) -> str:
+    """What was measured, in Markdown."""
 
     def best(key: str, what: str) -> float:
         return max(figures[f"{key}_batch{batch}_{what}"] for batch in effort.batches)
@@ -225,15 +196,13 @@ def tables(figures: dict[str, float], names: list[str], effort: Effort) -> list[
             f"{figures[f'{key}_matrix_gflop_per_s']:.0f}",
             *(f"{figures[f'{key}_batch{batch}_images_per_s']:.1f}" for batch in effort.batches),
             f"{best(key, 'roofline_share'):.0%}",
-            f"{figures[f'{name}_naive_images_per_s']:.1f}",
-            f"{figures[f'{key}_over_naive_ratio']:.1f}",
         ]
         for name in names
         for precision in PRECISIONS
         for key in [f"{name}_{precision}"]
     ]
     batches = [f"images/s, batch {batch}" for batch in effort.batches]
-    headings = ["scorer", "precision", "matrix GFLOP/s", *batches, "best roofline share", "naive images/s"]
+    headings = ["scorer", "precision", "matrix GFLOP/s", *batches, "best roofline share"]
     shares = [
         [name, way, str(size)]
         + [
@@ -245,27 +214,22 @@ def tables(figures: dict[str, float], names: list[str], effort: Effort) -> list[
         for size in effort.images_a_call
     ]
     callers = [f"{count} callers" for count in effort.callers]
-    return [
-        ("In process", [*headings, "times the naive way"], rows),
-        (
-            f"The service's share of the rate in process, {SERVED}",
-            ["scorer", "by", "images a call", *callers],
-            shares,
-        ),
-    ]
+    served = table(["scorer", "by", "images a call", *callers], shares)
+    return (
+        f"## In process\n\n{table(headings, rows)}\n\n"
+        f"## The service's share of the rate in process, {SERVED}\n\n{served}"
+    )
 
 
 def main() -> None:
-    """Measure, print tables, write the figures and the page."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    arguments.add_argument("--quick", action="store_true", help="one short round, for a look")
-    arguments.add_argument("--json", type=Path, help="where the figures go")
-    arguments.add_argument("--page", type=Path, help=f"where the page goes; {PAGE} unless --quick")
-    arguments.add_argument(
+    """Measure, print, write the figures and the page."""
+    options = parser(__doc__)
+    options.add_argument("--page", type=Path, help=f"where the page goes; {PAGE} unless --quick")
+    options.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="of torch, here and in the service"
     )
-    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    chosen = arguments.parse_args()
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    chosen = options.parse_args()
     torch.set_num_threads(chosen.threads)
     effort = QUICK if chosen.quick else Effort()
 
@@ -280,16 +244,9 @@ def main() -> None:
 
     gpu = f", {torch.cuda.get_device_name()}" if chosen.device == "cuda" else ""
     machine = f"{processor()}, {chosen.threads} threads{gpu}; torch {torch.__version__}"
-    found = tables(figures, list(weights), effort)
-    console = Console(width=160)
-    console.print(machine)
-    for title, headings, rows in found:
-        table = Table(*headings, title=title)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    if chosen.json:
-        chosen.json.write_text(json.dumps(figures, indent=2) + "\n")
+    measured = tables(figures, list(weights), effort)
+    report(figures, chosen.json)
+    print(machine, measured, sep="\n\n")
     target = chosen.page or (None if chosen.quick else PAGE)
     if target:
         fill(
@@ -299,7 +256,7 @@ def main() -> None:
             + " --quick" * chosen.quick,
             commit=commit(),
             machine=machine,
-            tables="\n\n".join(f"## {title}\n\n{markdown(heads, rows)}" for title, heads, rows in found),
+            tables=measured,
             vit=figures["vit-b32_gflop_per_image"],
             lite=figures["daclip-lite_gflop_per_image"],
         )
