@@ -17,7 +17,7 @@ from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate
 from rgsud.pixels import AnyImage, pixels_of, rounded
 from rgsud_core.device import find_device
-from rgsud_core.errors import FileError, RgsudError
+from rgsud_core.errors import RgsudError
 from rgsud_core.images import Image, image_format
 from trainer.config import load_config
 from trainer.data.catalogue import find
@@ -33,8 +33,7 @@ from trainer.restore.sheets import compare, contact_sheet
 Precision = Literal["float32", "bfloat16"]
 _Array = TypeVar("_Array", NDArray[Any], Tensor)
 
-SHIPPED: dict[str, Path] = {}
-"""Trained derainers that come with the package, by name."""
+DEFAULT_MODEL = "rgsud-base"
 _SHEET_ROWS = 8
 
 
@@ -71,7 +70,7 @@ class Derainer:
     @classmethod
     def load(
         cls,
-        model: Path | str,
+        model: Path | str = DEFAULT_MODEL,
         *,
         device: str = "auto",
         tile: int | None = None,
@@ -87,14 +86,7 @@ class Derainer:
         Raises:
             RgsudError: there is no such model, it cannot be read, or an option is wrong.
         """
-        path = Path(model)
-        if not path.exists() and str(model) not in SHIPPED:
-            names = ", ".join(SHIPPED) or "none does yet"
-            raise FileError(
-                f"there is no model '{model}': give a run's folder, a .safetensors file, or the name of a "
-                f"model that comes with rgsud ({names})."
-            )
-        network = load_derainer(path if path.exists() else SHIPPED[str(model)], derainer)
+        network = load_derainer(model, derainer)
         return cls(network, device=device, tile=tile, overlap=overlap, precision=precision)
 
     @overload

@@ -240,6 +240,9 @@ class Config(Settings):
     """A published configuration by name; or `name` (also `package.module:Class`) and sizes of a derainer."""
     identity_start: bool = True
     """Start with a derainer that returns its input."""
+    start: str | None = None
+    """Trained derainer to begin from: the name of a model that comes with rgsud (`rgsud-base`), a run's
+    folder, or a .safetensors file; of the sizes that `derainer` has."""
     method: AnyMethodSettings = RGSUDSettings()
     """`name: rgsud`, the paper's; `supervised`, the upper bound on pairs; or `package.module:Class`."""
     schedule: ScheduleSettings = ScheduleSettings()

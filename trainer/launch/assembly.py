@@ -25,7 +25,7 @@ from trainer.data.pairing import PairedFolder
 from trainer.methods import METHODS, build_method
 from trainer.methods.base import Method
 from trainer.methods.parallel import rank, workers
-from trainer.models.registry import build_derainer
+from trainer.models.registry import begin_from, build_derainer
 from trainer.recycling.candidate_log import CandidateLog
 from trainer.recycling.pool_link import PoolLink
 from trainer.recycling.recycler import Recycler
@@ -65,6 +65,8 @@ def assemble(
 
     torch.manual_seed(config.seed)
     derainer = build_derainer(config.derainer, identity_start=config.identity_start)
+    if config.start is not None:
+        begin_from(derainer, config.start)
     method = build_method(config.method, derainer, find_device(config.device))
 
     chosen = config.recycling

@@ -143,6 +143,11 @@ class RGSUDSettings(MethodSettings):
         """Whether DEM has its U-Net."""
         return "unet" in self.names
 
+    def uses(self, image: str) -> bool:
+        """Whether a term of the losses lays rain over the image, as ``B_r``."""
+        terms = (*self.adversarial_terms, *(["B_r,F_r"] if self.self_reconstruction else []))
+        return any(term.startswith(f"{image},") for term in terms)
+
     def networks(self) -> dict[str, Settings]:
         present: dict[str, Settings] = {}
         if self.overlay == "resnet":
@@ -271,11 +276,12 @@ class RGSUD(Method):
         s, D = self.settings, self.D
         O_r, B_u = batch.O_r, batch.B_u
         reinforces = batch.B_rw is not None and s.lambda2 > 0
+        judges_derained = D is not None and s.uses("B_r")
         with self.autocast(), frozen(D):
             F_r = self.rain(batch)
             O1 = self.lay(F_r, B_u) if D is not None else None
             shown = self._shown(batch, F_r, O1)
-            B1, B_r = self._derained(shown, O_r if reinforces or D is not None else None)
+            B1, B_r = self._derained(shown, O_r if reinforces or judges_derained else None)
             losses: dict[str, Tensor] = {}
             if D is not None and O1 is not None:
                 fakes = self._fakes(batch, F_r, O1, B1, B_r)

@@ -22,6 +22,7 @@ from trainer.errors import TrainerError
 from trainer.kinds import Kind, PartSettings
 from trainer.models.nafnet import PUBLISHED
 
+_WEIGHTS = Path(__file__).parents[1] / "weights"
 DERAINERS = Kind("derainer", nn.Module, {"nafnet": "trainer.models.nafnet:NAFNet"}, default="nafnet")
 
 
@@ -62,19 +63,65 @@ def serialise_derainer(derainer: nn.Module, settings: PartSettings | str) -> byt
     return save(tensors, metadata={"derainer": _settings(settings).model_dump_json()})
 
 
-def load_derainer(path: Path, derainer: str | None = None) -> nn.Module:
-    """Read a trained derainer, in evaluation mode: a .safetensors file, or a run's folder.
+def shipped_models() -> list[str]:
+    """Names of the trained derainers that come with the package."""
+    return sorted(file.stem for file in _WEIGHTS.glob("*.safetensors"))
+
+
+def model_file(model: Path | str) -> Path:
+    """The weights of a run's folder, of a .safetensors file, or of a model that comes with the package.
+
+    A file or folder comes before a model of the same name.
+
+    Raises:
+        TrainerError: there is none.
+    """
+    path = Path(model)
+    if path.is_dir():
+        path = path / "model" / "derainer.safetensors"
+    if path.is_file():
+        return path
+    if str(model) in shipped_models():
+        return _WEIGHTS / f"{model}.safetensors"
+    raise TrainerError(
+        f"there is no derainer at {path}: give a run's folder, a .safetensors file, or the name of a model "
+        f"that comes with rgsud ({', '.join(shipped_models())})."
+    )
+
+
+def begin_from(derainer: nn.Module, model: Path | str) -> None:
+    """Give a network the weights of a trained derainer of the same kind and sizes.
+
+    Raises:
+        TrainerError: there is no such model, or it has other sizes.
+    """
+    trained = load_derainer(model, _import_path(derainer))
+    if type(trained) is not type(derainer) or _shapes(trained) != _shapes(derainer):
+        with safe_open(str(model_file(model)), framework="pt") as opened:
+            described = (opened.metadata() or {}).get("derainer")
+        raise TrainerError(f"start: {model} is no derainer of this size; its settings are {described}.")
+    derainer.load_state_dict(trained.state_dict())
+
+
+def _import_path(network: nn.Module) -> str:
+    return f"{type(network).__module__}:{type(network).__qualname__}"
+
+
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
+
+
+def load_derainer(path: Path | str, derainer: str | None = None) -> nn.Module:
+    """Read a trained derainer, in evaluation mode.
 
     Args:
-        path: the file or folder.
+        path: a run's folder, a .safetensors file, or the name of a model that comes with the package.
         derainer: import path of the class that the file is allowed to name; files name only ours without it.
 
     Raises:
         TrainerError: missing, not such a file, or not a derainer of ours.
     """
-    file = path / "model" / "derainer.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise TrainerError(f"there is no derainer at {file}: give a run's folder or a .safetensors file.")
+    file = model_file(path)
     try:
         with safe_open(str(file), framework="pt") as opened:
             described = (opened.metadata() or {}).get("derainer")

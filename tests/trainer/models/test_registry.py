@@ -8,7 +8,13 @@ from safetensors.torch import save_file
 from trainer.errors import TrainerError
 from trainer.kinds import AnySettings
 from trainer.models.nafnet import PUBLISHED, NAFNetSettings
-from trainer.models.registry import build_derainer, load_derainer, serialise_derainer
+from trainer.models.registry import (
+    begin_from,
+    build_derainer,
+    load_derainer,
+    serialise_derainer,
+    shipped_models,
+)
 
 SMALL = NAFNetSettings(width=4, encoder=(1, 1), middle=1, decoder=(1, 1))
 
@@ -124,3 +130,37 @@ class TestFile:
 def test_sizes_are_checked():
     with pytest.raises(ValidationError, match="did you mean 'middle'"):
         NAFNetSettings.model_validate({"midle": 3})
+
+
+class TestStart:
+    def test_a_network_begins_from_the_weights_of_a_file(self, tmp_path: Path):
+        trained, fresh = build_derainer(SMALL), build_derainer(SMALL)
+        file = tmp_path / "trained.safetensors"
+        file.write_bytes(serialise_derainer(trained, SMALL))
+        begin_from(fresh, file)
+        for key, value in trained.state_dict().items():
+            assert torch.equal(fresh.state_dict()[key], value)
+        assert fresh.training
+
+    def test_of_another_size_it_is_refused_with_the_sizes_that_the_file_has(self, tmp_path: Path):
+        file = tmp_path / "trained.safetensors"
+        file.write_bytes(serialise_derainer(build_derainer(SMALL), SMALL))
+        with pytest.raises(TrainerError, match=r'no derainer of this size; its settings are .*"width":4'):
+            begin_from(build_derainer("nafnet-tiny"), file)
+
+    def test_a_class_of_ones_own_begins_from_a_file_of_the_same_class(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        (tmp_path / "wide_start.py").write_text(WIDE)
+        monkeypatch.syspath_prepend(tmp_path)
+        settings = AnySettings(name="wide_start:Wide", width=5)
+        trained, fresh = build_derainer(settings), build_derainer(settings)
+        (tmp_path / "wide.safetensors").write_bytes(serialise_derainer(trained, settings))
+        begin_from(fresh, tmp_path / "wide.safetensors")
+        assert torch.equal(fresh.net.weight, trained.net.weight)
+
+    def test_shipped_models_are_known_by_name(self):
+        for name in shipped_models():
+            assert load_derainer(name).training is False
+        with pytest.raises(TrainerError, match="there is no derainer at rgsud-bose"):
+            load_derainer("rgsud-bose")
