@@ -8,7 +8,6 @@ from urllib.parse import quote, urlencode
 
 from pydantic import TypeAdapter, ValidationError
 
-from pool_store.engine.pages import Sort
 from pool_store.engine.pool import Kind
 from pool_store.engine.pools import DEFAULT, open_host
 from pool_store.errors import PoolError
@@ -39,15 +38,6 @@ class Pool(Protocol):
     def offer(self, offer: Offer) -> Decision: ...
     def offer_many(self, offers: Sequence[Offer]) -> list[Decision]: ...
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]: ...
-    def entries_page(
-        self,
-        sort: Sort,
-        offset: int,
-        limit: int,
-        minimum: float | None = None,
-        maximum: float | None = None,
-        contains: str | None = None,
-    ) -> tuple[list[Entry], int]: ...
     def history(self, id: str) -> list[HistoryItem]: ...
     def scan(self) -> Iterator[Entry]: ...
     def image(self, digest: str) -> Image: ...

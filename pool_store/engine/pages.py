@@ -16,11 +16,17 @@ def page(
     sort: Sort,
     offset: int,
     limit: int,
-    minimum: float | None,
-    maximum: float | None,
-    contains: str | None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    contains: str | None = None,
 ) -> tuple[list[Entry], int]:
-    """See `RewardPool.entries_page`."""
+    """Entries `offset` to `offset + limit` of a ranking, and the length of the ranking.
+
+    Args:
+        sort: worst or best first by best log-odds, or the 512 replaced last, newest first.
+        minimum, maximum: bounds of the best log-odds, both included.
+        contains: part of the id, in upper or lower case; every id of the ranking is compared.
+    """
     part = (contains or "").casefold()
     low, high = float("-inf" if minimum is None else minimum), float("inf" if maximum is None else maximum)
     if sort == "recent":

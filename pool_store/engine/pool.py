@@ -16,7 +16,6 @@ from pool_store.engine import records
 from pool_store.engine.connection import Script, Server
 from pool_store.engine.images import Blobs, Stored, digest_of, several
 from pool_store.engine.maintenance import drop, sweep, verify
-from pool_store.engine.pages import Sort, page
 from pool_store.engine.shards import BATCH, REGISTRY, Shards, sliced
 from pool_store.engine.snapshot import FORMAT, check, restore, snapshot
 from pool_store.engine.stats import collect
@@ -199,24 +198,6 @@ class RewardPool:
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
         """The entries of those ids that have one."""
         return self.shards.entries(ids)
-
-    def entries_page(
-        self,
-        sort: Sort,
-        offset: int,
-        limit: int,
-        minimum: float | None = None,
-        maximum: float | None = None,
-        contains: str | None = None,
-    ) -> tuple[list[Entry], int]:
-        """Entries `offset` to `offset + limit` of a ranking, and the length of the ranking.
-
-        Args:
-            sort: worst or best first by best log-odds, or the 512 replaced last, newest first.
-            minimum, maximum: bounds of the best log-odds, both included.
-            contains: part of the id, in upper or lower case; every id of the ranking is compared.
-        """
-        return page(self.shards, sort, offset, limit, minimum, maximum, contains)
 
     def history(self, id: str) -> list[HistoryItem]:
         """The last replacements in an entry, at most `history_length`, newest first."""

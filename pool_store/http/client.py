@@ -13,18 +13,16 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from pool_store.engine.images import decode, digest_of, encode, several
-from pool_store.engine.pages import Sort
 from pool_store.engine.pool import Kind
 from pool_store.engine.pools import DEFAULT
 from pool_store.engine.shards import sliced
 from pool_store.errors import PoolConflict, PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.http import snapshots
 from pool_store.http.archive import pack
-from pool_store.http.limits import ENTRIES_A_PAGE, IDS_A_REQUEST, IMAGES_A_REQUEST, OFFERS_A_REQUEST
+from pool_store.http.limits import IDS_A_REQUEST, IMAGES_A_REQUEST, OFFERS_A_REQUEST
 from pool_store.http.messages import (
     Decisions,
     Entries,
-    EntriesPage,
     EntryDetail,
     Grace,
     Ids,
@@ -118,28 +116,6 @@ class HttpPool:
             answer = self._ask(Entries, "POST", "/entries", body=Ids(ids=page))
             found.update((entry.id, entry) for entry in answer.entries)
         return found
-
-    def entries_page(
-        self,
-        sort: Sort,
-        offset: int,
-        limit: int,
-        minimum: float | None = None,
-        maximum: float | None = None,
-        contains: str | None = None,
-    ) -> tuple[list[Entry], int]:
-        chosen = {"sort": sort, "minimum": minimum, "maximum": maximum, "contains": contains}
-        params = {key: value for key, value in chosen.items() if value is not None}
-        entries: list[Entry] = []
-        for start in itertools.count(offset, ENTRIES_A_PAGE):
-            size = min(ENTRIES_A_PAGE, offset + limit - start)
-            page = self._ask(
-                EntriesPage, "GET", "/entries", params={**params, "offset": start, "limit": size}
-            )
-            entries += page.entries
-            if len(page.entries) < size or start + size >= offset + limit:
-                break
-        return entries, page.total
 
     def history(self, id: str) -> list[HistoryItem]:
         try:

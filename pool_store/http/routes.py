@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Body, Query, Response
 from fastapi.responses import StreamingResponse
 
+from pool_store.engine.pages import Sort, page
 from pool_store.engine.pool import RewardPool
 from pool_store.engine.pools import PoolHost
 from pool_store.http import snapshots
@@ -78,7 +79,7 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
     @routes.get("/{pool}/entries")
     def list_entries(
         pool: Name,
-        sort: Literal["worst", "best", "recent"] = "worst",
+        sort: Sort = "worst",
         offset: Annotated[int, Query(ge=0, le=2**40)] = 0,
         limit: Annotated[int, Query(ge=1, le=ENTRIES_A_PAGE)] = 50,
         minimum: Finite = None,
@@ -86,7 +87,7 @@ def pool_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         contains: Annotated[str | None, Query(max_length=256)] = None,
     ) -> EntriesPage:
         """Entries by score (log-odds of their best) or by time of their last replacement, newest first."""
-        entries, total = host.open(pool).entries_page(sort, offset, limit, minimum, maximum, contains)
+        entries, total = page(host.open(pool).shards, sort, offset, limit, minimum, maximum, contains)
         return EntriesPage(entries=entries, total=total)
 
     @routes.get("/{pool}/entries/{id:path}")

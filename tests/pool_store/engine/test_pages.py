@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pool_store.client import Pool
+from pool_store.engine.pages import page
 from pool_store.errors import PoolError, PoolMissing
 from pool_store.schemas import Decision, Lineage, Offer
 from rgsud_core.images import Image
@@ -31,30 +32,36 @@ def ids(found: tuple[list[Any], int]) -> tuple[list[str], int]:
     return [entry.id for entry in found[0]], found[1]
 
 
-def test_pages_by_score(backend: Any, make_offer: MakeOffer) -> None:
+@pytest.fixture(params=["embedded", "tcp", "redis_tcp", "cluster"])
+def direct(request: pytest.FixtureRequest) -> Any:
+    """A pool without a service before it, whose route `tests/pool_store/http/test_app.py` has."""
+    return request.getfixturevalue(request.param)
+
+
+def test_pages_by_score(direct: Any, make_offer: MakeOffer) -> None:
     scores = {f"set/{number:04d}": float((number * 37) % 1009) for number in range(1009)}
-    pool = filled(backend, make_offer, scores)
+    pool: Any = filled(direct, make_offer, scores)
     ranked = sorted(scores, key=scores.__getitem__)
-    assert ids(pool.entries_page("worst", 0, 5)) == (ranked[:5], 1009)
-    assert ids(pool.entries_page("worst", 1000, 20)) == (ranked[1000:], 1009)
-    assert ids(pool.entries_page("best", 400, 7)) == (ranked[::-1][400:407], 1009)
-    assert ids(pool.entries_page("best", 0, 3, minimum=10.0, maximum=20.0)) == (ranked[20:17:-1], 11)
-    assert ids(pool.entries_page("worst", 2, 3, minimum=10.0)) == (ranked[12:15], 999)
-    assert ids(pool.entries_page("worst", 0, 2, contains="SET/100")) == (
+    assert ids(page(pool.shards, "worst", 0, 5)) == (ranked[:5], 1009)
+    assert ids(page(pool.shards, "worst", 1000, 20)) == (ranked[1000:], 1009)
+    assert ids(page(pool.shards, "best", 400, 7)) == (ranked[::-1][400:407], 1009)
+    assert ids(page(pool.shards, "best", 0, 3, minimum=10.0, maximum=20.0)) == (ranked[20:17:-1], 11)
+    assert ids(page(pool.shards, "worst", 2, 3, minimum=10.0)) == (ranked[12:15], 999)
+    assert ids(page(pool.shards, "worst", 0, 2, contains="SET/100")) == (
         [id for id in ranked if id.startswith("set/100")][:2],
         9,
     )
-    assert ids(pool.entries_page("worst", 5, 5, minimum=2000.0)) == ([], 0)
+    assert ids(page(pool.shards, "worst", 5, 5, minimum=2000.0)) == ([], 0)
 
 
-def test_pages_by_time(backend: Any, make_offer: MakeOffer) -> None:
-    pool = filled(backend, make_offer, {})
+def test_pages_by_time(direct: Any, make_offer: MakeOffer) -> None:
+    pool: Any = filled(direct, make_offer, {})
     for number, id in enumerate(["a", "b", "c", "a"]):
         time.sleep(0.002)  # the masters of a cluster share a clock, and no counter
         pool.offer(make_offer(pool, id, float(number), number))
-    assert ids(pool.entries_page("recent", 0, 9)) == (["a", "c", "b"], 3)
-    assert ids(pool.entries_page("recent", 1, 1)) == (["c"], 3)
-    assert ids(pool.entries_page("recent", 0, 9, maximum=2.0)) == (["c", "b"], 2)
+    assert ids(page(pool.shards, "recent", 0, 9)) == (["a", "c", "b"], 3)
+    assert ids(page(pool.shards, "recent", 1, 1)) == (["c"], 3)
+    assert ids(page(pool.shards, "recent", 0, 9, maximum=2.0)) == (["c", "b"], 2)
 
 
 def test_a_batch_is_decided_in_its_order(backend: Any, make_offer: MakeOffer) -> None:
