@@ -1,6 +1,6 @@
-"""What recycling costs a training step, and what a second worker adds.
+"""What recycling costs a training step.
 
-    python benchmarks/scaling.py [--quick] [--json FILE] [--page FILE]
+    python benchmarks/recycling_cost.py [--quick] [--json FILE] [--page FILE]
 
 The recipe `rain100l-gan` on demonstration data, by the trainer's own loop. All variants take turns:
 candidates every so many steps; within the step (`synchronous`), beside it with the scorer in this process
@@ -31,9 +31,7 @@ from pages import commit, fill, parser, report, serving, table
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
-import ray
 import torch
-from rich.console import Console
 
 from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate
@@ -42,9 +40,6 @@ from iqa_service.serving.settings import ServiceSettings
 from trainer.config import Config, load_config
 from trainer.data.demo import DemoData, write_demo_data
 from trainer.launch.assembly import assemble
-from trainer.launch.start import run
-from trainer.launch.worker import work
-from trainer.reporting.lines import StepLine, parse
 from trainer.restore.inference import derain_image
 from trainer.state.checkpoints import Checkpoints
 from trainer.train import train
@@ -77,10 +72,9 @@ class Effort:
     """Steps; every cadence divides it."""
     cadences: tuple[int, ...] = CADENCES
     served: tuple[int, ...] = (1, 4)
-    worker_steps: int = 16
 
 
-QUICK = Effort(1, 4, (1, 4), (4,), 8)
+QUICK = Effort(1, 4, (1, 4), (4,))
 
 
 @dataclass(frozen=True)
@@ -217,52 +211,13 @@ def cadences(subjects: dict[str, Subject], effort: Effort) -> dict[str, float]:
     return figures | {"turns_acceptance_share": float(stats.acceptance or 0.0)}
 
 
-@ray.remote(num_cpus=1)
-def by_itself(tree: dict[str, Any]) -> None:
-    """A run that shares nothing with others but the machine and the scorer."""
-    torch.set_num_threads(1)
-    work(Config.model_validate(tree), None, [], lambda: False)
-
-
-def workers(config: Config, scorer: str, steps: int) -> dict[str, float]:
-    """Rainy crops a second of one worker, of two, and of two independent runs."""
-
-    def run_of(name: str, count: int, launch: str = "ray") -> Config:
-        tree = config.model_dump(mode="json")
-        tree |= {"name": name, "launch": launch, "ray": {"workers": count, "cpus": 1}}
-        tree["schedule"]["samples"] = steps * count * config.data.batch
-        tree["recycling"]["scorer"] = scorer
-        tree["report"]["log_every"] = 4
-        return Config.model_validate(tree)
-
-    def rate(ran: Config) -> float:
-        lines = map(parse, (ran.folder / "metrics.jsonl").read_text().splitlines())
-        rates = [line.images_per_second for line in lines if isinstance(line, StepLine)]
-        return statistics.median(rates[1:])  # the first warms up
-
-    figures = {}
-    for count in (1, 2):
-        run(run_of(f"workers-{count}", count), console=Console(quiet=True))
-        figures[f"workers{count}_samples_per_s"] = rate(run_of(f"workers-{count}", count))
-    alone = [run_of(f"alone-{number}", 1, "inline") for number in range(2)]
-    ray.get([by_itself.remote(each.model_dump(mode="json")) for each in alone])
-    figures["separate2_samples_per_s"] = sum(map(rate, alone))
-    one, two, apart = figures.values()
-    return figures | {
-        "workers2_over_1_ratio": two / one,
-        "separate2_over_1_ratio": apart / one,
-        "workers2_over_separate2_ratio": two / apart,
-    }
-
-
 def measure(effort: Effort) -> dict[str, float]:
     """Every figure."""
     figures: dict[str, float] = {"cores": os.cpu_count() or 1, "threads": torch.get_num_threads()}
-    with TemporaryDirectory(prefix="scaling-") as scratch, serving():
+    with TemporaryDirectory(prefix="recycling-cost-") as scratch, serving():
         service = deploy_scorer(ServiceSettings(scorer=f"local:{SCORER}", cpus=0, http=False))
         folder = Path(scratch)
         data = write_demo_data(folder / "data")
-        base = configure(data, folder, "base", scorer=SCORER)
         with ExitStack() as trained:
             ways = {"within": (SCORER, True), "beside": (SCORER, False), "served": (service, False)}
             subjects = {
@@ -272,8 +227,6 @@ def measure(effort: Effort) -> dict[str, float]:
                 for way, (scorer, synchronous) in ways.items()
             }
             figures |= cadences(subjects, effort)
-        print("one worker and two")
-        figures |= workers(base, service, effort.worker_steps)
     return figures
 
 
@@ -288,9 +241,9 @@ def write_page(page: Path, figures: Mapping[str, float], cases: Sequence[tuple[s
         for way, every in cases
     ]
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    command = f"python benchmarks/scaling.py {' '.join(sys.argv[1:])}"
+    command = f"python benchmarks/recycling_cost.py {' '.join(sys.argv[1:])}"
     fill(
-        "scaling.md",
+        "recycling_cost.md",
         page,
         heading=f"`{command}` at commit {commit()}, {machine}",
         costs=table(["way", "every", *COSTS], costs),
