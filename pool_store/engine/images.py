@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
@@ -23,7 +23,7 @@ from rgsud_core.objects import Storage
 
 LONGEST_SIDE = 16383
 """Longest side that lossless WebP allows, in pixels."""
-SOURCES, MEANS = "sources/", "means/"
+SOURCES = "sources/"
 THREADS = min(32, 2 * (os.cpu_count() or 2))
 """Images that a process encodes, decodes or writes at a time."""
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def _threads(process: int) -> ThreadPoolExecutor:
 
 class Blobs:
     """A pool's images in its own part of a storage: candidates as `ab/abcd....webp`, where abcd... is the
-    digest; rainy images below `sources/`; below `means/` the digest of the mean of several candidates."""
+    digest; rainy images below `sources/`."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -135,53 +135,21 @@ class Blobs:
         except PoolMissing:
             return None
 
-    def mean(self, digests: Sequence[str]) -> tuple[Stored, Image]:
-        """The mean of images of one size, rounded to uint8; computed once and stored."""
-        key = _mean(digests)
-        try:
-            digest = self.storage.get(key).decode()
-            return Stored(digest, 0), self.get(digest)
-        except PoolMissing:
-            total = np.zeros(self.get(digests[0]).shape, np.uint16)  # has room for 64 candidates
-            for digest in digests:
-                image = self.get(digest)
-                if image.shape != total.shape:
-                    raise PoolError(
-                        f"the candidates {digests[0]}, ... are of several sizes: use the best, not their mean"
-                    ) from None
-                total += image
-            total += len(digests) // 2
-            total //= len(digests)
-            image = total.astype(np.uint8)
-            stored = self.put(image)
-            self.storage.put(key, stored.digest.encode())
-            return stored, image
-
-    def sweep(
-        self, referenced: Set[bytes], kept: Iterable[Sequence[str]], older_than: float
-    ) -> tuple[Swept, tuple[int, int]]:
+    def sweep(self, referenced: Set[bytes], older_than: float) -> tuple[Swept, tuple[int, int]]:
         """Removes what is older than `older_than` seconds and not needed, leftovers of crashes too; returns
         what was removed, and the number of candidates that are left and their bytes.
 
         Args:
             referenced: raw digests of the images that are needed.
-            kept: digests of the candidates of each entry that has several: their means are needed.
         """
-        means = {_mean(digests) for digests in kept}
-        needed = set(referenced)
-        for key in means:
-            try:
-                needed.add(bytes.fromhex(self.storage.get(key).decode()))
-            except PoolMissing:
-                continue
         blobs = freed = left = size = 0
         horizon = time.time() - older_than
         for item in self.storage.items():
             name = item.key.rpartition("/")[2].removesuffix(".webp")
-            spared = item.key.startswith(SOURCES) or item.key in means or _raw(name) in needed
-            candidate = not item.key.startswith((SOURCES, MEANS))
+            candidate = not item.key.startswith(SOURCES)
+            spared = not candidate or _raw(name) in referenced
             if item.time <= horizon and not spared and self.storage.remove(item.key, older_than):
-                blobs, freed = blobs + candidate, freed + candidate * item.size
+                blobs, freed = blobs + 1, freed + item.size
             else:
                 left, size = left + candidate, size + candidate * item.size
         return Swept(blobs=blobs, bytes=freed), (left, size)
@@ -199,11 +167,6 @@ def _key(digest: str) -> str:
 def _source(id: str) -> str:
     name = hashlib.sha256(id.encode()).hexdigest()
     return f"{SOURCES}{name[:2]}/{name}.webp"
-
-
-def _mean(digests: Collection[str]) -> str:
-    name = hashlib.sha256(" ".join(digests).encode()).hexdigest()
-    return f"{MEANS}{name[:2]}/{name}"
 
 
 def _raw(name: str) -> bytes | None:

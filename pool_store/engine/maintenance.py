@@ -11,19 +11,15 @@ from pool_store.schemas import Damage, Swept, Verified
 def sweep(shards: Shards, grace_seconds: float) -> Swept:
     """See `RewardPool.sweep`. Holds the digests of all candidates in memory: some 100 bytes each."""
     referenced: set[bytes] = set()
-    kept: list[list[str]] = []
     for _, _, _, record in shards.scan_records():
-        digests = records.digests(record)
-        referenced.update(digests)
-        if len(digests) > 1:
-            kept.append([digest.hex() for digest in digests])
+        referenced.update(records.digests(record))
     # After the scan: what was replaced while it ran is either still in it or already here.
     horizon = shards.server.now() - grace_seconds
     for shard in range(shards.count):
         referenced.update(_released(shards, shard, horizon))
     stored = shards.transact_all(lambda pipe, key: pipe.hmget(key("meta"), "blobs", "blob_bytes"))
     blobs, size = (sum(int(counts[which] or 0) for [counts] in stored) for which in (0, 1))
-    swept, (left, left_size) = shards.blobs.sweep(referenced, kept, grace_seconds)
+    swept, (left, left_size) = shards.blobs.sweep(referenced, grace_seconds)
     # The images found are the truth: a crash, or a lost answer, may have left the counts off.
     shards.count_images(left - blobs, left_size - size)
     return swept

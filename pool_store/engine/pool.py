@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from pool_store.engine import records
 from pool_store.engine.connection import Script, Server
@@ -23,7 +23,6 @@ from pool_store.errors import PoolError, PoolMissing
 from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings, Stats, Swept, Verified
 from rgsud_core.images import Image
 
-Kind: TypeAlias = Literal["best", "mean"]
 DECIDE = Script("decide")
 _STATUS: dict[bytes, Literal["replaced", "kept", "stale", "wanted"]] = {
     b"r": "replaced",
@@ -217,16 +216,12 @@ class RewardPool:
         """A candidate's image as it is stored: lossless WebP, unchecked."""
         return self.blobs.encoded(digest)
 
-    def reward(self, id: str, kind: Kind = "best") -> tuple[str, Image]:
-        """Digest and image of the reward of a rainy image: its best candidate, or the mean of those kept,
-        rounded to uint8 and computed once. PoolMissing if it has none."""
+    def reward(self, id: str) -> tuple[str, Image]:
+        """Digest and image of the reward of a rainy image, its best candidate. PoolMissing if it has none."""
         entry = self.entries([id]).get(id)
         if entry is None:
             raise PoolMissing(f"'{id}' has no reward in {self.title} yet: offer one")
-        if kind == "best" or len(entry.candidates) == 1:
-            return entry.best.digest, self.image(entry.best.digest)
-        stored, image = self.blobs.mean([held.digest for held in entry.candidates])
-        return self._counted(stored), image
+        return entry.best.digest, self.image(entry.best.digest)
 
     def put_source(self, id: str, image: Image) -> None:
         """Stores the rainy image of `id` beside its reward, for people to compare."""

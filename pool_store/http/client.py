@@ -13,7 +13,6 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from pool_store.engine.images import decode, digest_of, encode, several
-from pool_store.engine.pool import Kind
 from pool_store.engine.pools import DEFAULT
 from pool_store.engine.shards import sliced
 from pool_store.errors import PoolConflict, PoolError, PoolFull, PoolMissing, PoolUnavailable
@@ -140,8 +139,8 @@ class HttpPool:
     def image(self, digest: str) -> Image:
         return self._image(f"/blobs/{digest}")[1]
 
-    def reward(self, id: str, kind: Kind = "best") -> tuple[str, Image]:
-        return self._image(f"/rewards/{quote(id)}", {"kind": kind})
+    def reward(self, id: str) -> tuple[str, Image]:
+        return self._image(f"/rewards/{quote(id)}")
 
     def put_source(self, id: str, image: Image) -> None:
         headers = {"content-type": "image/webp"}
@@ -182,8 +181,8 @@ class HttpPool:
         """Closes the connections; the pool stays."""
         self._http.close()
 
-    def _image(self, path: str, params: dict[str, str] | None = None) -> tuple[str, Image]:
-        response = self._send("GET", path, params=params)
+    def _image(self, path: str) -> tuple[str, Image]:
+        response = self._send("GET", path)
         digest = response.headers.get("etag", "").strip('"')
         what = f"{digest} of {self._name}"
         image = decode(response.content, what)

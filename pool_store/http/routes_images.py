@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial, wraps
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import anyio
 from fastapi import APIRouter, Body, Path, Query, Request, Response
@@ -154,17 +154,10 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
 
     @routes.get("/{pool}/rewards/{id:path}", response_class=Response, responses=_IMAGE)
     @in_thread
-    def get_reward(
-        pool: Name, id: Id, request: Request, kind: Literal["best", "mean"] = "best", width: Width = None
-    ) -> Response:
-        """The reward of a rainy image: its best candidate, or the mean of those kept."""
+    def get_reward(pool: Name, id: Id, request: Request, width: Width = None) -> Response:
+        """The reward of a rainy image: its best candidate."""
         opened = host.open(pool)
-        digest = entry_of(opened, id).best.digest
-        if kind == "mean":
-            # One candidate after the other, and their sum.
-            with decoding.hold(2 * stored_pixels(opened.encoded(digest), digest)):
-                digest, _ = opened.reward(id, "mean")
-        return blob(request, opened, digest, width, FRESH)
+        return blob(request, opened, entry_of(opened, id).best.digest, width, FRESH)
 
     return routes
 

@@ -126,7 +126,7 @@ def test_history_tells_how_a_reward_got_better(backend: Any, make_offer: MakeOff
     assert [item.log_odds for item in pool.history("a")] == [4.0, 3.0, 2.0]
 
 
-def test_the_reward_is_the_best_or_the_mean(backend: Any, make_offer: MakeOffer, picture: Picture) -> None:
+def test_the_reward_is_the_best(backend: Any, make_offer: MakeOffer, picture: Picture) -> None:
     pool = backend.open(keep=3)
     for number, score in enumerate([1.0, 3.0, 2.0]):
         pool.offer(make_offer(pool, "a", score, number))
@@ -134,21 +134,6 @@ def test_the_reward_is_the_best_or_the_mean(backend: Any, make_offer: MakeOffer,
     assert digest == pool.entries(["a"])["a"].best.digest
     np.testing.assert_array_equal(best, picture(1))
 
-    mean_digest, mean = pool.reward("a", "mean")
-    exact = sum(picture(number).astype(float) for number in range(3)) / 3
-    np.testing.assert_array_equal(mean, np.floor(exact + 0.5).astype(np.uint8))
-    np.testing.assert_array_equal(pool.image(mean_digest), mean)
-    blobs = pool.stats().blobs
-    assert pool.reward("a", "mean")[0] == mean_digest
-    assert pool.stats().blobs == blobs == 4
-
-    # It lives as long as its members do.
-    assert pool.sweep(0).blobs == 0
-    pool.offer(make_offer(pool, "a", 4.0, 9))
-    assert pool.sweep(0).blobs == 2
-    assert mean_digest not in {file.stem for file in backend.files()}
-    assert pool.stats().blobs == 3
-    assert pool.reward("a", "mean")[0] != mean_digest
     with pytest.raises(PoolMissing, match="'b' has no reward"):
         pool.reward("b")
 

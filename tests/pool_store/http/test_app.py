@@ -119,22 +119,6 @@ def test_previews_are_smaller_and_tagged_apart(demo: TestClient, tmp_path: Path)
         assert "query.width" in sentence(demo.get(url, params={"width": width}), 422)
 
 
-def test_a_mean_of_a_damaged_image_is_the_services_failure(
-    service: TestClient, picture: Picture, tmp_path: Path
-) -> None:
-    service.put(V1, json={"fingerprint": "f", "keep": 2})
-    for number in (1, 2):
-        offer(service, "a", float(number), picture(number))
-    (file,) = tmp_path.rglob(f"{digest_of(picture(1))}.webp")
-    whole = file.read_bytes()
-    url = f"{V1}/rewards/a?kind=mean"
-    for damaged in (whole[:40], encoded(picture(3), lossless=True)):
-        file.write_bytes(damaged)
-        assert f"blob {file} is corrupt" in sentence(service.get(url), 500)
-    file.write_bytes(whole)
-    assert service.get(url).status_code == 200
-
-
 def test_takes_png_and_stores_it_lossless(demo: TestClient, picture: Picture) -> None:
     image = picture(1)
     assert put(demo, image, encoded(image, "PNG"), "image/png").status_code == 201
