@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from urllib.parse import urlsplit
 from rgsud_core.errors import StorageError, StorageFull, StorageMissing, first_line
 from rgsud_core.files import FULL, make_folder, replacing
 
+_ASIDE = ".removed"
+"""Suffix of a file that is being removed."""
 RESERVE = 4 << 20
 """Free bytes that images leave on a disk, for the log of an embedded server on it."""
 PATIENCE: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=20)}
@@ -93,7 +96,7 @@ def open_storage(location: str, *parts: str, errors: ErrorKinds = ErrorKinds()) 
     """
     scheme = urlsplit(location).scheme if "://" in location else ""
     if not scheme:
-        return DiskStorage(Path(location).expanduser().joinpath(*parts), errors)
+        return DiskStorage(Path(location).expanduser(), errors, parts)
     if scheme in OBJECT_STORES:
         return ObjectStorage("/".join((location.rstrip("/"), *parts)), errors)
     known = ", ".join(f"{name}://" for name in OBJECT_STORES)
@@ -101,20 +104,25 @@ def open_storage(location: str, *parts: str, errors: ErrorKinds = ErrorKinds()) 
 
 
 class DiskStorage:
-    """Files below a folder, which several processes may use."""
+    """Files below `parts` of a folder, which several processes may use.
+
+    The folder may be a link. Nothing below it is followed as one, since its files may be somebody else's.
+    """
 
     tolerance = 0.0
 
-    def __init__(self, root: Path, errors: ErrorKinds = ErrorKinds()) -> None:
+    def __init__(
+        self, location: Path, errors: ErrorKinds = ErrorKinds(), parts: tuple[str, ...] = ()
+    ) -> None:
         self._raised = errors
-        self.root = root.resolve()
+        self.root = location.resolve().joinpath(*parts)
         self.address = str(self.root)
         with self._disk("create"):
             make_folder(self.root)
 
     def put(self, key: str, data: bytes) -> bool:
-        path = Path(self.path(key))
         with self._disk("write a blob to"):
+            path = self._file(key)
             free = os.statvfs(self.root)
             if free.f_bavail * free.f_frsize < RESERVE + len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -128,36 +136,67 @@ class DiskStorage:
 
     def get(self, key: str) -> bytes:
         with self._disk("read a blob of"):
-            try:
-                return Path(self.path(key)).read_bytes()
-            except FileNotFoundError:
-                raise self._raised.missing(f"blob {self.path(key)} is missing") from None
+            path = self._file(key)
+            for file in (path, path.with_name(path.name + _ASIDE)):
+                with contextlib.suppress(FileNotFoundError):
+                    if not stat.S_ISREG(os.lstat(file).st_mode):
+                        raise self._raised.missing(f"blob {file} is no plain file")
+                    return file.read_bytes()
+        raise self._raised.missing(f"blob {path} is missing")
 
     def touch(self, key: str) -> bool:
-        with self._disk("use"):
+        with self._disk("use"), contextlib.suppress(FileNotFoundError):
+            path = self._file(key)
             try:
-                os.utime(self.path(key))
+                plain = stat.S_ISREG(os.lstat(path).st_mode)
             except FileNotFoundError:
-                return False
-        return True
+                os.rename(path.with_name(path.name + _ASIDE), path)
+                plain = True
+            if plain:
+                os.utime(path, follow_symlinks=False)
+            return plain
+        return False
 
     def remove(self, key: str, older_than: float | None = None) -> bool:
         with self._disk("sweep"), contextlib.suppress(FileNotFoundError):
-            path = self.path(key)
-            # The age is read here and not from a listing, since a put may have touched the file since.
-            if older_than is None or os.stat(path).st_mtime <= time.time() - older_than:
+            path = self._file(key)
+            if older_than is None:
                 os.unlink(path)
                 return True
+            horizon = time.time() - older_than
+            # The age is read here and not from a listing, since a put may have touched the file since.
+            if os.lstat(path).st_mtime > horizon:
+                return False
+            # It may be touched now as well. Under another name it is removed by one, or taken back by the
+            # other, never both.
+            aside = path.with_name(path.name + _ASIDE)
+            os.rename(path, aside)
+            if os.lstat(aside).st_mtime > horizon:
+                os.rename(aside, path)
+                return False
+            os.unlink(aside)
+            return True
         return False
 
     def items(self) -> Iterator[Item]:
         with self._disk("list"):
-            for folder, _, names in os.walk(self.root):
+            for folder, _, names in os.walk(self._file("x").parent):
                 for name in names:
                     with contextlib.suppress(FileNotFoundError):
-                        path = os.path.join(folder, name)
-                        status = os.stat(path)
+                        path = Path(folder, name)
+                        if name.endswith(_ASIDE):  # of a removal that was killed
+                            path = path.with_name(name.removesuffix(_ASIDE))
+                            if not os.path.lexists(path):
+                                os.rename(Path(folder, name), path)
+                        status = os.lstat(path)
                         yield Item(os.path.relpath(path, self.root), status.st_size, status.st_mtime)
+
+    def _file(self, key: str) -> Path:
+        """The file of a key. Raises OSError where a folder below the storage's own is a link."""
+        path = self.root / key
+        if os.path.realpath(path.parent) != str(path.parent):
+            raise OSError(errno.ELOOP, f"{path.parent} is a link, which is not followed")
+        return path
 
     def path(self, key: str) -> str:
         return f"{self.address}/{key}"

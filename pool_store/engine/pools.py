@@ -156,7 +156,7 @@ def _open_embedded(folder: Path, fsync: str) -> PoolHost:
     blobs = str(embedded.folder / "blobs")
 
     def address(name: str) -> str:
-        return f"unix://{embedded.socket}?blobs={quote(blobs)}&pool={name}&fsync={fsync}"
+        return f"unix://{quote(str(embedded.socket))}?blobs={quote(blobs)}&pool={name}&fsync={fsync}"
 
     def close() -> None:
         client.close()

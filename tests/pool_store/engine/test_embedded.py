@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,7 +96,6 @@ def test_acknowledged_offers_survive_a_kill(embedded: Any, client: Client, victi
     # The offer in flight may have been decided without its client hearing of it.
     assert pool.stats().offers in (last + 1, last + 2)
     assert not client.served()
-    assert not client.socket.parent.exists()
 
 
 def test_the_server_ends_when_its_owner_is_killed(client: Client) -> None:
@@ -246,12 +246,35 @@ def test_refuses_a_folder_that_is_a_file(embedded: Any) -> None:
         embedded.open()
 
 
-def test_names_the_log_that_does_not_load(embedded: Any, make_offer: Callable[..., Offer]) -> None:
+def test_a_socket_that_is_removed_is_made_again(embedded: Any, make_offer: Callable[..., Offer]) -> None:
+    pool = embedded.open()
+    other = embedded.open(spec=pool.address)
+    pool.offer(make_offer(pool, "a", 1.0, 1))
+    shutil.rmtree(Path(urlsplit(pool.address).path).parent)
+    wait_until(lambda: reachable(pool) and reachable(other), "the socket is not made again")
+    assert best(other, ["a"]) == {"a": 1.0}
+
+
+def test_a_copy_of_an_open_pool_is_another_pool(
+    embedded: Any, make_offer: Callable[..., Offer], tmp_path: Path
+) -> None:
     pool = embedded.open()
     pool.offer(make_offer(pool, "a", 1.0, 1))
-    pool.close()
-    log = next(embedded.blobs.parent.parent.glob("appendonlydir/*.incr.aof"))
-    log.write_bytes(b"damaged" + log.read_bytes()[7:])
-    for _ in range(2):
-        with pytest.raises(PoolError, match=r"the server of the pool in .* does not start: .*[Aa]ppend only"):
-            embedded.open()
+    shutil.copytree(tmp_path / "the pool", tmp_path / "copy")
+    copy = embedded.open(spec=f"embedded:{tmp_path / 'copy'}")
+    assert best(copy, ["a"]) == {"a": 1.0}
+    pool.offer(make_offer(pool, "a", 2.0, 2))
+    copy.close()
+    assert best(pool, ["a"]) == {"a": 2.0}
+    assert best(embedded.open(spec=f"embedded:{tmp_path / 'copy'}"), ["a"]) == {"a": 1.0}
+
+
+@pytest.mark.parametrize("place", ["long", "with blanks and ?"])
+def test_any_temporary_folder_does(
+    embedded: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    folder = tmp_path / (place if "?" in place else "x" * 200)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    pool = embedded.open()
+    assert embedded.open(spec=pool.address).stats().entries == 0
