@@ -47,15 +47,6 @@ def table(heads: Sequence[object], lines: Iterable[Sequence[object]]) -> str:
     return "\n".join((head, f"|{'---|' * len(heads)}", *rest))
 
 
-def in_bytes(count: float) -> str:
-    """A number of bytes to three digits: 1.76 TB."""
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:,.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} PB"
-
-
 def duration(seconds: float) -> str:
     """A duration in the unit that fits: 2.5 days."""
     for unit, size in (("s", 60), ("min", 60), ("h", 24), ("days", 365)):

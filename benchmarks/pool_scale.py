@@ -25,12 +25,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from pages import commit, duration, fill, in_bytes, parser, report, table
+from pages import commit, duration, fill, parser, report, table
+from rich.filesize import decimal
 
 from pool_store.client import Pool, open_pool
 from pool_store.engine.images import encode
 from pool_store.engine.pool import RewardPool
-from pool_store.http.client import HttpPool
 from pool_store.schemas import Lineage, Offer
 from rgsud_core.images import Image
 
@@ -52,16 +52,12 @@ ROWS = (
     ("decisions/s, in process, 1,024 pipelined", "decisions_per_s", "{:,.0f}"),
     ("one decision, ms, p50", "decision_p50_ms", "{:.2f}"),
     ("one decision, ms, p99", "decision_p99_ms", "{:.2f}"),
-    ("accepted 200 KB images/s, in process", "accepted_per_s", "{:,.0f}"),
-    ("eight of them, offered together, ms, p50", "accepted_8_p50_ms", "{:.1f}"),
-    ("eight of them, ms, p99", "accepted_8_p99_ms", "{:.1f}"),
     ("decisions/s, HTTP, batches of 64", "http_decisions_per_s", "{:,.0f}"),
     ("one batch of 64, HTTP, ms, p50", "http_batch_of_64_p50_ms", "{:.1f}"),
     ("one batch of 64, HTTP, ms, p99", "http_batch_of_64_p99_ms", "{:.1f}"),
     ("accepted 200 KB images/s, HTTP", "http_accepted_per_s", "{:,.0f}"),
     ("eight of them, HTTP, ms, p50", "http_accepted_8_p50_ms", "{:.1f}"),
     ("eight of them, HTTP, ms, p99", "http_accepted_8_p99_ms", "{:.1f}"),
-    ("finding one id in the server, us", "lookup_us", "{:.2f}"),
     ("all statistics, ms, p50", "stats_p50_ms", "{:.2f}"),
     ("bytes an entry in Redis", "redis_bytes_per_entry", "{:.0f}"),
     ("ready after a start, s", "ready_s", "{:.1f}"),
@@ -165,25 +161,11 @@ class Subject:
         ones = [batch[0] for batch in self.load.next(count, 1)]
         self.figures |= percentiles([timed(lambda o=offer: self.pool.offer(o)) for offer in ones], "decision")
         self.figures |= percentiles([timed(self.pool.stats) for _ in range(20)], "stats")
-        self._lookups(count)
-
-    def _lookups(self, count: int) -> None:
-        """Time to find an id, as the server reports it: the least that any way of deciding takes."""
-        client, key = self.pool.server.client, self.pool.shards.key(0, "best")
-        client.config_resetstat()
-        for _ in range(count // 10):
-            client.zmscore(key, [offer.id for offer in self.load.next(256, 256)[0]])
-        self.figures["lookup_us"] = client.info("commandstats")["cmdstat_zmscore"]["usec_per_call"] / 256
-
-    def accept(self, images: list[Image], threads: int) -> None:
-        """Images put and accepted, several at a time."""
-        self.figures |= accepted(self.pool, self.pool.put_images, images, threads, "accepted", self.load)
 
     def serve(self, images: list[Image], batches: int) -> None:
         """The same over HTTP, by a service in a process of its own."""
         with service(self.pool) as url:
             remote = open_pool(url, fingerprint=SCORER)
-            assert isinstance(remote, HttpPool)
             times: list[float] = []
             rates = []
             for _ in range(3):
@@ -194,9 +176,7 @@ class Subject:
                 rates.append(len(work) * HTTP_BATCH / took)
             self.figures["http_decisions_per_s"] = statistics.median(rates)
             self.figures |= percentiles(times, f"http_batch_of_{HTTP_BATCH}")
-            self.figures |= accepted(
-                remote, remote.put_images, images, CONNECTIONS, "http_accepted", self.load
-            )
+            self.figures |= accepted(remote, images, self.load)
             remote.close()
 
     def restart(self) -> None:
@@ -209,14 +189,7 @@ class Subject:
         self.figures["ready_s"] = time.perf_counter() - started
 
 
-def accepted(
-    pool: Pool,
-    put_images: Callable[[list[Image]], list[str]],
-    images: list[Image],
-    threads: int,
-    label: str,
-    load: Load,
-) -> dict[str, float]:
+def accepted(pool: Pool, images: list[Image], load: Load) -> dict[str, float]:
     """Rate of images that are put and then enter, and the latency of `GROUP` of them, put and offered
     together; several groups at a time."""
     best = 1e6 + pool.stats().offers  # better than what is there, and than what was put before
@@ -224,7 +197,7 @@ def accepted(
 
     def put(start: int) -> float:
         def work() -> None:
-            digests = put_images(images[start : start + GROUP])
+            digests = pool.put_images(images[start : start + GROUP])
             offers = [
                 numbers[index].model_copy(update={"digest": digest, "log_odds": best + index})
                 for index, digest in enumerate(digests, start)
@@ -233,11 +206,11 @@ def accepted(
 
         return timed(work)
 
-    with ThreadPoolExecutor(threads) as workers:
+    with ThreadPoolExecutor(CONNECTIONS) as workers:
         started = time.perf_counter()
         times = list(workers.map(put, range(0, len(images), GROUP)))
         rate = len(images) / (time.perf_counter() - started)
-    return {f"{label}_per_s": rate, **percentiles(times, f"{label}_{GROUP}")}
+    return {"http_accepted_per_s": rate, **percentiles(times, f"http_accepted_{GROUP}")}
 
 
 @contextmanager
@@ -258,7 +231,6 @@ def service(pool: RewardPool) -> Iterator[str]:
 def measure(entries: Sequence[int], quick: bool) -> dict[str, float]:
     """Every figure, with the number of entries before its name."""
     turns, decisions, singles, blobs, http = (3, 4096, 200, 60, 30) if quick else (7, 30_720, 2000, 400, 450)
-    threads = 2 * (os.cpu_count() or 1)
     rng = np.random.default_rng(0)
 
     def noise(count: int) -> list[Image]:
@@ -282,7 +254,6 @@ def measure(entries: Sequence[int], quick: bool) -> dict[str, float]:
             print(f"{subject.entries:,} entries: latencies, images, HTTP, start")
             subject.settle()
             subject.latencies(singles)
-            subject.accept(noise(blobs), threads)
             subject.serve(noise(blobs), http)
             subject.restart()
             results |= {f"{subject.entries}_{key}": value for key, value in subject.figures.items()}
@@ -301,8 +272,8 @@ def write_page(page: Path, results: Mapping[str, float], entries: Sequence[int])
     computed = [
         [
             f"{number:,}",
-            in_bytes(number * results[f"{most}_redis_bytes_per_entry"]),
-            in_bytes(number * results["blob_bytes"]),
+            decimal(round(number * results[f"{most}_redis_bytes_per_entry"])),
+            decimal(round(number * results["blob_bytes"])),
             f"{max(1, -(-number // 10_000_000)):,}",
             duration(number * each / 1e3),
             "measured" if number in entries else "within" if number < most else "beyond",
@@ -320,7 +291,6 @@ def write_page(page: Path, results: Mapping[str, float], entries: Sequence[int])
         smallest=least,
         largest=most,
         slower=results[f"{least}_decisions_per_s"] / results[f"{most}_decisions_per_s"],
-        lookup=results[f"{most}_lookup_us"] / results[f"{least}_lookup_us"],
         encode_ms=results["encode_ms"],
         entering=ENTERING,
         blob_kb=results["blob_bytes"] / 1e3,

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 from pydantic import BaseModel
 from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 
 from pool_store.client import Pool, open_pool
@@ -102,7 +103,7 @@ def sweep(
     with _opened(pool) as opened:
         swept = opened.sweep(grace)
     table = Table("removed", "freed")
-    table.add_row(f"{swept.blobs} images", _bytes(swept.bytes))
+    table.add_row(f"{swept.blobs} images", decimal(swept.bytes))
     _print(swept, table, json)
 
 
@@ -182,7 +183,7 @@ def _figures(stats: Stats) -> Table:
         "stale": f"{stats.stale}",
         "mean reward": None if stats.mean_reward is None else f"{stats.mean_reward:.4f}",
         "mean log-odds": None if stats.mean_log_odds is None else f"{stats.mean_log_odds:.3f}",
-        "stored": f"{stats.blobs} images, {_bytes(stats.blob_bytes)}",
+        "stored": f"{stats.blobs} images, {decimal(stats.blob_bytes)}",
     }
     if at := stats.quantiles:
         rows["log-odds at 5, 50, 95 %"] = f"{at.p05:.3f}, {at.p50:.3f}, {at.p95:.3f}"
@@ -199,12 +200,3 @@ def _figures(stats: Stats) -> Table:
 
 def _age(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -78,15 +78,13 @@ def split_photographs(folder: Path) -> tuple[list[Path], list[Path]]:
     return train, held_out
 
 
-def _photograph(path: Path) -> PIL.Image.Image:
-    return PIL.Image.fromarray(read_image(path))
-
-
 class _Rendered(Dataset[tuple[Tensor, Tensor, Tensor]]):
     """Step ``number``: groups G,K,3,C,C (clean, rainy, imitations), labelled L,3,S,S, their words L."""
 
     def __init__(self, settings: PretrainSettings) -> None:
-        self.photographs = [_photograph(path) for path in split_photographs(settings.photographs)[0]]
+        self.photographs = [
+            PIL.Image.fromarray(read_image(path)) for path in split_photographs(settings.photographs)[0]
+        ]
         self.settings = settings
         self.edge = settings.tile * 3 // 2 // 2 * 2
 
@@ -189,7 +187,9 @@ def pretrain(settings: PretrainSettings, progress: Progress | None = None) -> Pa
     degraded = torch.tensor([word in LITE_RULE.degraded for word in LITE_RULE.words])
     tokens = model.tokenize(LITE_RULE.words)
     means: dict[str, list[float]] = {"contrastive": [], "ranking": []}
-    for number, (groups, labelled, words) in enumerate(_batches(data, settings.workers), start=1):
+    # The loader gives each worker one torch thread; scipy and PIL use one anyway.
+    loader = DataLoader(data, batch_size=None, num_workers=settings.workers)
+    for number, (groups, labelled, words) in enumerate(loader, start=1):
         groups = _with_derained(groups, derainers)
         tiles = _cut(groups, settings.tile)
         error = (tiles.float() - tiles[:, :1].float()).square().mean(dim=(2, 3, 4))
@@ -242,11 +242,6 @@ def _whitening(data: _Rendered, model: DaCLIP) -> Tensor:
     kept = directions[:, -data.settings.width :] / (variance[-data.settings.width :] + 1e-4).sqrt()
     filters: Tensor = kept.T.reshape(-1, 3, patch, patch).contiguous()
     return filters
-
-
-def _batches(data: _Rendered, workers: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    # The loader gives each worker one torch thread; scipy and PIL use one anyway.
-    return iter(DataLoader(data, batch_size=None, num_workers=workers, multiprocessing_context=None))
 
 
 def _with_derained(groups: Tensor, derainers: PracticeDerainers) -> Tensor:

@@ -159,7 +159,7 @@ def build_app(settings: ServiceSettings) -> serve.Application:
     return with_http
 
 
-def deploy_scorer(settings: ServiceSettings, name: str = "iqa", route_prefix: str | None = "/") -> str:
+def deploy_scorer(settings: ServiceSettings, name: str = "iqa") -> str:
     """Deploy the scorer into the Ray cluster of this process, or update it to these settings.
 
     Returns when the scorer answers. A deployment that already has these settings is left alone.
@@ -167,7 +167,6 @@ def deploy_scorer(settings: ServiceSettings, name: str = "iqa", route_prefix: st
     Args:
         settings: settings of the service.
         name: name of the application.
-        route_prefix: HTTP path of the application; ignored with ``http=False``.
 
     Returns:
         What :func:`iqa_service.registry.open_scorer` takes: ``serve:NAME``.
@@ -176,7 +175,7 @@ def deploy_scorer(settings: ServiceSettings, name: str = "iqa", route_prefix: st
         ScorerError: the scorer cannot be opened by its replicas, or the cluster has no room for it.
     """
     try:
-        serve.run(build_app(settings), name=name, route_prefix=route_prefix if settings.http else None)
+        serve.run(build_app(settings), name=name, route_prefix="/" if settings.http else None)
     except RuntimeError as problem:
         deployments = serve.status().applications[name].deployments
         message = deployments[SCORER].message if SCORER in deployments else str(problem)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rgsud_core.errors import nearest
 from trainer.errors import TrainerError
 
 _SIDES = (
@@ -113,12 +113,7 @@ def lookup(name: str) -> KnownSet:
     """The data set of this name or alias, whatever its case and dashes; TrainerError where there is none."""
     by_name = {_plain(alias): known for known in KNOWN_SETS for alias in (known.name, *known.aliases)}
     if _plain(name) not in by_name:
-        near = difflib.get_close_matches(_plain(name), by_name, n=1)
-        hint = (
-            f"did you mean '{by_name[near[0]].name}'?"
-            if near
-            else f"known: {', '.join(k.name for k in KNOWN_SETS)}"
-        )
+        hint = nearest(name, [known.name for known in KNOWN_SETS])
         raise TrainerError(f"No data set is called '{name}': {hint}")
     return by_name[_plain(name)]
 

@@ -72,12 +72,11 @@ def check_training_data(
     validation: tuple[Path | str, Path | str] | None = None,
     *,
     paired: bool = False,
-    minimum: int = 2,
 ) -> DataReport:
     """Reads every image of both domains and of the validation pairs (degraded, clean) once.
 
-    Raises one TrainerError with a sentence for every problem: folders missing or empty or with fewer than
-    `minimum` images, files unreadable, rainy images with names that the pool does not take, images smaller
+    Raises one TrainerError with a sentence for every problem: folders missing or empty or with one
+    image alone, files unreadable, rainy images with names that the pool does not take, images smaller
     than `crop` pixels, photographs that are in both domains, validation images without a partner or with one
     of another size. Where `paired`, the clean images are the truths of the rainy ones: both may be one
     photograph, and each has a partner of its size.
@@ -98,8 +97,8 @@ def check_training_data(
             )
         if folder and root == rainy:
             problems.extend(_unnameable(folder))
-        if folder and len(folder) < minimum:
-            problems.append(f"{root} holds {len(folder)} images, and {minimum} are needed: add some.")
+        if folder and len(folder) < 2:
+            problems.append(f"{root} holds 1 image, and 2 are needed: add some.")
         domains.append(looks)
 
     if paired and len(opened) == 2:

@@ -19,11 +19,6 @@ def psnr_loss(image: Tensor, target: Tensor) -> Tensor:
     return 10 / math.log(10) * (mse + 1e-8).log().mean()
 
 
-def ssim(image: Tensor, target: Tensor) -> Tensor:
-    """Mean SSIM of the images: see :func:`ssim_of_each`."""
-    return ssim_of_each(image, target).mean()
-
-
 def ssim_of_each(image: Tensor, target: Tensor) -> Tensor:
     """SSIM of N images, N: 11x11 Gaussian window (sigma 1.5), valid region. Wang et al., TIP 2004."""
     c1, c2 = 0.01**2, 0.03**2

@@ -12,7 +12,7 @@ from trainer.models.blur import gaussian_blur
 
 
 class DiscriminatorSettings(Settings):
-    """Sizes and input scaling of D."""
+    """Sizes and input of D."""
 
     width: int = 64
     """Channels after the first convolution; doubled per layer, up to eight times."""
@@ -23,8 +23,6 @@ class DiscriminatorSettings(Settings):
     sigma 9), or both. Rain is thin; without the image, D cannot tell the domains apart by their colours."""
     highpass_gain: float = 1.0
     """Factor on the high-pass part; rain is faint beside the scene."""
-    signed_input: bool = False
-    """Feed the image as 2x - 1 instead of x."""
 
 
 class Discriminator(nn.Module):
@@ -50,7 +48,7 @@ class Discriminator(nn.Module):
         """N,3,H,W -> realness of each patch N,1,h,w (LSGAN: real is 1, fake is 0)."""
         seen: list[Tensor] = []
         if self.settings.sees != "highpass":
-            seen.append(2 * image - 1 if self.settings.signed_input else image)
+            seen.append(image)
         if self.settings.sees != "image":
             high = image - gaussian_blur(image, kernel=15, sigma=9.0)
             seen.append(self.settings.highpass_gain * high)

@@ -15,7 +15,7 @@ def test_names_are_known_whatever_their_spelling():
     assert [lookup(name).protocol for name in ("Rain200H", "DDN-Data", "Rain1200")] == ["A", "B", "B"]
     with pytest.raises(TrainerError, match="'Rain20L': did you mean 'Rain200L'"):
         lookup("Rain20L")
-    with pytest.raises(TrainerError, match="known: Rain100L, "):
+    with pytest.raises(TrainerError, match="known are Rain100L, "):
         lookup("holiday")
 
 

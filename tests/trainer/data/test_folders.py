@@ -123,7 +123,7 @@ def test_missing_and_thin_folders_are_problems_of_the_check(data):
     shutil.rmtree(data / "rainy")
     with pytest.raises(TrainerError, match="rainy does not exist") as caught:
         check(data)
-    assert "holds 1 images, and 2 are needed" in str(caught.value)
+    assert "holds 1 image, and 2 are needed" in str(caught.value)
 
 
 def test_hidden_folders_are_left_out(tmp_path):

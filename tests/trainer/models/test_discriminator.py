@@ -42,13 +42,13 @@ def test_every_view_sees_a_thin_streak(sees: str):
 
 @torch.no_grad()
 def test_what_is_fed_is_scaled():
-    """The first convolution gets 2x - 1 and the amplified high frequencies, in this order."""
-    d = discriminator(sees="both", signed_input=True, highpass_gain=5.0)
+    """The first convolution gets the image and the amplified high frequencies, in this order."""
+    d = discriminator(sees="both", highpass_gain=5.0)
     fed: list[torch.Tensor] = []
     d.net.register_forward_pre_hook(lambda _, args: fed.append(args[0]))
     d(IMAGE)
     high = 5 * (IMAGE - gaussian_blur(IMAGE, 15, 9.0))
-    torch.testing.assert_close(fed[0], torch.cat((2 * IMAGE - 1, high), dim=1))
+    torch.testing.assert_close(fed[0], torch.cat((IMAGE, high), dim=1))
 
 
 @pytest.mark.parametrize(("layers", "field"), [(2, 22), (3, 46), (4, 94)])
