@@ -4,8 +4,8 @@
         [--quick] [--json F]
 
 DATA and the domain are those of `python -m trainer.ablation`; records are what `recycling.record` wrote in
-runs on its rainy images (its `--record`). Constructed versions come from the latter. Nothing
-here has been trained on. For each scorer, over the candidates that one run made of one image:
+runs on its rainy images (its `--record`). For each scorer, over the candidates that one run made of one
+image:
 
 spearman      rank correlation with the true PSNR-Y, and with SSIM-Y, mean over images
 pairs         share of the pairs at least 0.5 dB apart that are ordered rightly
@@ -13,10 +13,8 @@ regret        dB that the highest score lies below the best candidate: what the 
 mean of 3     the same for the mean of the three highest; below 0 where it is better than the best single one
 minimum       the same for the minimum of the three highest and the rainy image, pixel by pixel
 
-and over constructed versions of one photograph (blends of rainy and clean, blurred, smoothed, noisy, too
-sharp, of another colour, with ghosts of edges) the first two again, and the share of (sharp, smeared) pairs
-in which the sharp one wins. "consensus" is how near a candidate is to the mean of all that its run made of
-the image. Scores are kept in --out, and not computed anew.
+"consensus" is how near a candidate is to the mean of all that its run made of the image. Scores are kept in
+--out, and not computed anew.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from __future__ import annotations
 import json
 import platform
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -35,7 +33,6 @@ from pages import fill, parser, report
 from pages import table as markdown
 from rich.progress import track
 from scipy import stats
-from scorer_quality_versions import Version, constructed, real, to_uint8
 
 from iqa_service.errors import ScorerError
 from iqa_service.registry import open_scorer
@@ -44,7 +41,7 @@ from rgsud_core.files import writing
 from rgsud_core.images import Image
 from trainer.ablation.runs import domain
 from trainer.data.folders import ImageFolder
-from trainer.data.pairing import PairedFolder
+from trainer.recycling.candidate_log import read_candidates
 from trainer.recycling.rewards import combine
 from trainer.restore.evaluation import psnr_y, ssim_y
 
@@ -63,8 +60,42 @@ SCORERS = {
 }
 CLEAR = 0.5
 """Smallest difference, in dB, of two candidates whose order counts."""
-OF_RUNS = ("latest", "consensus")
-"""Scorers that can be applied to candidates of runs only, not to constructed versions."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """One candidate: a derained version of a photograph."""
+
+    group: str
+    """Versions of one group are ordered among each other."""
+    id: str
+    name: str
+    rainy: Callable[[], Image]
+    truth: Callable[[], Image]
+    image: Callable[[], Image]
+
+    @property
+    def key(self) -> str:
+        return f"{self.group}|{self.name}"
+
+
+def real(records: list[Path], rainy: ImageFolder, truth: ImageFolder) -> Iterator[Version]:
+    """Every candidate of the runs."""
+    for folder in records:
+        run = folder.parent.parent.name + "/" + folder.parent.name
+        for item in read_candidates(folder):
+            yield Version(
+                group=f"{run}|{item.id}",
+                id=item.id,
+                name=f"{item.lineage.step:09d}",
+                rainy=lambda id=item.id: rainy.load_id(id),  # type: ignore[misc]
+                truth=lambda id=item.id: truth.load_id(id),  # type: ignore[misc]
+                image=item.image,
+            )
+
+
+def to_uint8(pixels: np.ndarray) -> Image:
+    return np.rint(np.clip(pixels, 0, 255)).astype(np.uint8)
 
 
 def groups(versions: list[Version]) -> list[list[Version]]:
@@ -169,11 +200,9 @@ def qualities(versions: list[Version], cache: Path) -> tuple[dict[str, float], d
     return {key: value[0] for key, value in known.items()}, {key: value[1] for key, value in known.items()}
 
 
-def judge(
-    name: str, candidates: Judged, made: Judged, contests: list[tuple[Version, Version]]
-) -> dict[str, float]:
+def judge(candidates: Judged) -> dict[str, float]:
     """The figures of one scorer."""
-    figures = {
+    return {
         "spearman_psnr": candidates.spearman(candidates.psnr),
         "spearman_ssim": candidates.spearman(candidates.ssim),
         "pair_accuracy": candidates.pairs(),
@@ -181,15 +210,6 @@ def judge(
         "regret_mean_of_3_db": candidates.regret(mean_of_3),
         "regret_minimum_of_3_db": candidates.regret(minimum_of_3),
     }
-    if name not in OF_RUNS:
-        figures |= {
-            "constructed_spearman_psnr": made.spearman(made.psnr),
-            "constructed_pair_accuracy": made.pairs(),
-            "sharp_over_smeared": statistics.fmean(
-                made.scores[sharp.key] > made.scores[smear.key] for sharp, smear in contests
-            ),
-        }
-    return figures
 
 
 COLUMNS = {
@@ -199,20 +219,13 @@ COLUMNS = {
     "regret_db": "regret, dB",
     "regret_mean_of_3_db": "mean of 3, dB",
     "regret_minimum_of_3_db": "minimum, dB",
-    "constructed_spearman_psnr": "constructed: Spearman",
-    "constructed_pair_accuracy": "constructed: pairs",
-    "sharp_over_smeared": "sharp over smeared",
 }
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """Markdown, a line for each scorer."""
-    columns = {key: head for key, head in COLUMNS.items() if any(key in one for one in results.values())}
-    cells = [
-        [name, *(f"{figures[key]:.2f}" if key in figures else "" for key in columns)]
-        for name, figures in results.items()
-    ]
-    return markdown(["scorer", *columns.values()], cells)
+    cells = [[name, *(f"{figures[key]:.2f}" for key in COLUMNS)] for name, figures in results.items()]
+    return markdown(["scorer", *COLUMNS.values()], cells)
 
 
 def main() -> None:
@@ -232,20 +245,14 @@ def main() -> None:
 
     folders = domain(chosen.domain, chosen.data, chosen.out)
     candidates = list(real(chosen.records, ImageFolder(folders.rainy), ImageFolder(folders.truth)))
-    made, contests = constructed(PairedFolder(folders.validation_rainy, folders.validation_clean))
     ids = sorted({version.id for version in candidates})
     count = 4 if chosen.quick else min(chosen.images, len(ids))
     few = {ids[index * len(ids) // count] for index in range(count)}
     candidates = [version for version in candidates if version.id in few]
-    if chosen.quick:
-        shown = sorted({version.id for version in made})[:4]
-        made = [version for version in made if version.id in shown]
-        contests = [contest for contest in contests if contest[0].id in shown]
     # A group of one has no order.
     counts = {group: sum(v.group == group for v in candidates) for group in {v.group for v in candidates}}
     candidates = [version for version in candidates if counts[version.group] > 1]
-    contestants = {version.key: version for version in [*made, *(v for pair in contests for v in pair)]}
-    psnr, ssim = qualities([*candidates, *contestants.values()], chosen.out / "truth.json")
+    psnr, ssim = qualities(candidates, chosen.out / "truth.json")
 
     results = {}
     for name in [*chosen.scorers, *chosen.also]:
@@ -254,22 +261,16 @@ def main() -> None:
             continue
         spec = spec.format(baselines=chosen.baselines, truth=folders.truth)
         slug = "".join(c if c.isalnum() else "-" for c in name)
-        of_made: dict[str, float] = {}
         try:
             scores = (
                 consensus(candidates)
                 if name == "consensus"
                 else scored(spec, candidates, chosen.out / f"{slug}.json")
             )
-            if name.startswith("oracle"):
-                of_made = {key: psnr[key] for key in contestants}
-            elif name not in OF_RUNS:
-                of_made = scored(spec, list(contestants.values()), chosen.out / f"{slug}-constructed.json")
         except ScorerError as problem:
             print(f"left out: {name}: {problem}")
             continue
-        one = Judged(candidates, scores, psnr, ssim)
-        results[name] = judge(name, one, Judged(made, of_made, psnr, ssim), contests)
+        results[name] = judge(Judged(candidates, scores, psnr, ssim))
         print(f"{name:40} " + "  ".join(f"{key} {value:.2f}" for key, value in results[name].items()))
 
     truth = Judged(candidates, psnr, psnr, ssim)
