@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, count
 from pathlib import Path
@@ -92,8 +93,6 @@ def reference(
     written = write_reference(open_scorer, of, candidates, output)
     console.print(
         f"The reference of {written.images} images. Use it with local:ensemble?of={of}&reference={output}",
-        soft_wrap=True,
-        markup=False,
     )
     _report(problems)
 
@@ -171,19 +170,25 @@ def _draw(
 
 def _find(sources: list[Path], problems: list[str]) -> dict[str, _Found]:
     """The images in files and folders, each by a name of its own."""
-    from rgsud_core.images import images_below
+    from rgsud_core.images import identity, listing
 
     found: dict[str, _Found] = {}
     for source in sources:
+        folder = source if source.is_dir() else source.parent
         try:
-            below = images_below(source) if source.is_dir() else {source.stem: source}
+            below = listing(source) if source.is_dir() else ([source], [])
         except RgsudError as error:
             problems.append(str(error))
             continue
-        for id, path in below.items():
-            # Several folders may hold the same names.
-            folder = (source if source.is_dir() else source.parent).resolve().name
-            names = chain((id, f"{folder}/{id}"), (f"{folder} {number}/{id}" for number in count(2)))
+        if below[1]:
+            console.print(f"{len(below[1])} entries of {source} are no images, or linked folders.")
+        ids = Counter(identity(path, folder) for path in below[0])
+        for path in below[0]:
+            id = identity(path, folder)
+            # Images may differ in their suffix alone, and several folders may hold the same names.
+            shown = id if ids[id] == 1 else path.relative_to(folder).as_posix()
+            place = folder.resolve().name
+            names = chain((shown, f"{place}/{shown}"), (f"{place} {number}/{shown}" for number in count(2)))
             found[next(name for name in names if name not in found)] = _Found(id, path)
     return found
 
@@ -216,8 +221,9 @@ def _show(backend: ScoreBackend, rows: list[tuple[str, float]], as_json: bool) -
         table = {"scorer": backend.name, "fingerprint": backend.fingerprint, "scores": scores}
         typer.echo(json.dumps(table, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from rgsud_core.console import make_console
 
     shown = Table(title=f"Scores by {backend.name}")
     shown.add_column("image", overflow="fold")
@@ -225,7 +231,7 @@ def _show(backend: ScoreBackend, rows: list[tuple[str, float]], as_json: bool) -
         shown.add_column(heading, justify="right")
     for id, odds in rows:
         shown.add_row(id, f"{odds:+.3f}", f"{_reward(odds):.4f}", f"{_reward(-odds):.4f}")
-    Console().print(shown)
+    make_console().print(shown)
     typer.echo("Higher log-odds and reward are better, and a lower report.", err=True)
 
 

@@ -12,15 +12,17 @@ from typing import Annotated, Literal
 
 import typer
 from pydantic import BaseModel
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from pool_store.client import Pool, open_pool
 from pool_store.schemas import PoolSettings, Stats
+from rgsud_core.console import make_console
 
 app = typer.Typer(no_args_is_help=True, help="Serve, inspect and maintain reward pools.")
-console = Console(stderr=True)
+console = make_console(stderr=True)
 
 Spec = Annotated[str, typer.Argument(help="The pool: embedded:FOLDER, redis://..., http://HOST:PORT/NAME.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
@@ -63,7 +65,7 @@ def serve(
             tokens=Tokens.load(TOKEN_VARIABLES, token_file),
             limits=Limits(body=body_megabytes << 20, pixels=megapixels * 1_000_000, rate=rate),
             access_log=access_log,
-            on_ready=lambda url: console.print(f"The reward pools: {url} (Ctrl-C ends it)", soft_wrap=True),
+            on_ready=lambda url: console.print(f"The reward pools: {url} (Ctrl-C ends it)"),
         )
 
 
@@ -158,7 +160,7 @@ def _plain_warnings() -> Iterator[None]:
     """Warnings as sentences, without the place in the code."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: console.print(
-            f"[yellow]rgsud:[/yellow] {message}", highlight=False, soft_wrap=True
+            Text.assemble(("rgsud:", "yellow"), f" {message}")
         )
         yield
 
@@ -167,7 +169,7 @@ def _print(found: BaseModel, shown: RenderableType, json: bool) -> None:
     if json:
         print(found.model_dump_json(indent=2))
     else:
-        Console().print(shown)
+        make_console().print(shown)
 
 
 def _figures(stats: Stats) -> Table:

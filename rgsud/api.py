@@ -18,6 +18,7 @@ from iqa_service.scorers.base import Candidate
 from rgsud.pixels import AnyImage, pixels_of, rounded
 from rgsud_core.device import find_device
 from rgsud_core.errors import RgsudError
+from rgsud_core.files import check_writable
 from rgsud_core.images import Image, image_format
 from trainer.config import load_config
 from trainer.data.catalogue import find
@@ -27,7 +28,8 @@ from trainer.launch.start import run
 from trainer.launch.worker import Summary
 from trainer.models.registry import load_derainer
 from trainer.restore.evaluation import Evaluation, Protocol, evaluate_pairs
-from trainer.restore.inference import derain_image, derain_path, derain_pixels
+from trainer.restore.files import Existing, derain_path
+from trainer.restore.inference import derain_image, derain_pixels
 from trainer.restore.sheets import compare, contact_sheet
 
 Precision = Literal["float32", "bfloat16"]
@@ -43,7 +45,8 @@ class Derainer:
     Args:
         network: N,3,H,W in [0,1] -> the same, or a sequence that begins with it.
         device: a device of torch's; `auto` is a GPU if there is one.
-        tile: side in pixels of the tiles in which large images are derained; None derains whole images.
+        tile: side in pixels of the tiles in which images are derained, 0 for whole images; by default images
+            of more than 2 megapixels are derained in tiles of 512.
         overlap: pixels that neighbouring tiles share.
         precision: of the forward pass; `bfloat16` is faster on GPUs.
 
@@ -121,15 +124,29 @@ class Derainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bfloat16")
 
     def write(
-        self, source: Path | str, target: Path | str, progress: Callable[[int, int], None] | None = None
+        self,
+        source: Path | str,
+        target: Path | str,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        existing: Existing = "refuse",
+        notice: Callable[[str], None] | None = None,
     ) -> int:
-        """Derain an image file, or all images below a folder, into files; return how many there were.
+        """Derain an image file, or all images below a folder, into files; return how many were written.
 
-        See :func:`trainer.restore.inference.derain_path`; ``progress(done, total)`` is called after each.
+        See :func:`trainer.restore.files.derain_path`; ``progress(done, total)`` is called after each, and
+        ``notice(sentence)`` for whatever the results lack.
         """
         with self._autocast():
             return derain_path(
-                self.network, source, target, tile=self.tile, overlap=self.overlap, on_progress=progress
+                self.network,
+                source,
+                target,
+                tile=self.tile,
+                overlap=self.overlap,
+                existing=existing,
+                on_progress=progress,
+                on_notice=notice,
             )
 
 
@@ -245,7 +262,8 @@ def evaluate(
     if protocol not in (None, *get_args(Protocol)):
         raise TrainerError(f"there is no protocol '{protocol}': A or B; RGB figures stand beside both.")
     if sheet is not None:
-        image_format(sheet)  # before the work
+        image_format(sheet)
+        check_writable(sheet.parent)
     derainer = model if isinstance(model, Derainer) else Derainer.load(model)
     pairs = PairedFolder(rainy, clean)
     shown: list[Image] = []

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from typing import NoReturn
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
 from iqa_service.cli import app as scorer_commands
 from iqa_service.cli import score
 from rgsud.commands import images, training
 from rgsud.commands.pool import app as pool_commands
-from rgsud_core.errors import RgsudError
+from rgsud_core.console import make_console
+from rgsud_core.errors import RgsudError, first_line
 from trainer.launch.status import status
 from trainer.launch.submit import submit
 
@@ -30,7 +33,7 @@ for verb in (
 scorer_commands.command("pretrain")(images.pretrain_scorer)
 app.add_typer(pool_commands, name="pool")
 app.add_typer(scorer_commands, name="scorer")
-console = Console(stderr=True)
+console = make_console(stderr=True)
 
 
 def main() -> None:
@@ -39,15 +42,32 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:
         code = app(standalone_mode=False)  # the code of a typer.Exit, which Ctrl-C has become as 130
+        sys.stdout.flush()
     except RgsudError as problem:
-        console.print(f"[red]rgsud:[/red] {problem}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _refuse(str(problem))
     except typer.TyperException as problem:
-        console.print(f"[red]rgsud:[/red] {problem.format_message()}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _refuse(problem.format_message())
+    except BrokenPipeError:  # whoever reads the output has ended, as `head` does
+        _leave_stdout()
+        code = 1
+    except OSError as problem:
+        _leave_stdout()
+        place = "the output" if problem.filename is None else problem.filename
+        _refuse(f"{place} cannot be read or written ({first_line(problem)}): check it, or name another.")
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:
-        console.print("[yellow]rgsud: interrupted.")
+        console.print("rgsud: interrupted.", style="yellow")
     if isinstance(code, int):
         sys.exit(code)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    console.print(Text.assemble(("rgsud:", "red"), " ", sentence))
+    sys.exit(2)
+
+
+def _leave_stdout() -> None:
+    """Python writes what is left of the output as it ends, and would fail again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

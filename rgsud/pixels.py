@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rgsud_core.colours import to_rgb
 from rgsud_core.errors import RgsudError
-from rgsud_core.images import Image, read_image, to_rgb
+from rgsud_core.images import Image, read_image
 
 AnyImage = NDArray[Any] | PIL.Image.Image | Tensor | Path | str
 """An image: RGB as a numpy array H,W,3 or a tensor C,H,W, uint8 or floating-point in [0,1]; a PIL image of

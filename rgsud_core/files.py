@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +25,13 @@ def writing(path: Path) -> Iterator[Path]:
         FileError: the disk is full or the folder cannot be written; the previous file stays.
     """
     try:
-        with replacing(path, path.with_name(f".{path.name}.partial")) as partial:
+        # Of another name where a longer one would not fit: file systems take 255 bytes.
+        name = (
+            path.name
+            if len(os.fsencode(path.name)) < 240
+            else hashlib.sha256(os.fsencode(path.name)).hexdigest()
+        )
+        with replacing(path, path.with_name(f".{name}.partial")) as partial:
             yield partial
     except OSError as problem:
         raise unwritable(path, problem) from None
@@ -42,6 +50,20 @@ def replacing(path: Path, partial: Path) -> Iterator[Path]:
             partial.unlink()
         raise
     sync(path.parent)
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and write into it, before work whose results it will hold.
+
+    Raises:
+        FileError: nothing can be written there.
+    """
+    try:
+        make_folder(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        raise unwritable(folder, problem) from None
 
 
 def make_folder(folder: Path) -> None:

@@ -138,7 +138,8 @@ class RecyclingSettings(Settings):
     """Target of stage 2: the best of the kept candidates, their mean, or in each pixel their minimum, since
     rain only adds light."""
     tile: int | None = None
-    """Side, in pixels, of the tiles in which candidates are derained. Default: whole images."""
+    """Side, in pixels, of the tiles in which candidates are derained; 0 derains whole images. Default: 512
+    for images of more than 2 megapixels."""
     queue: int = Field(16, ge=1)
     """Largest number of candidates that wait to be scored; beyond it the oldest is dropped and counted."""
     synchronous: bool = False

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from iqa_service.errors import ScorerError
 from iqa_service.serving.settings import SCORER, TOKEN_VARIABLE, ServiceSettings, token_of_environment
 from rgsud_core.addresses import parse_address
+from rgsud_core.console import make_console
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-console = Console(stderr=True)
+console = make_console(stderr=True)
 
 
 def serve(
@@ -69,9 +69,7 @@ def serve(
         tokens=tokens_of(settings),
         remedy=f"set {TOKEN_VARIABLE}",
         limits=limits_of(settings),
-        on_ready=lambda url: console.print(
-            f"The scorer {scorer}: {url}, and serve:{name} (Ctrl-C ends it)", soft_wrap=True
-        ),
+        on_ready=lambda url: console.print(f"The scorer {scorer}: {url}, and serve:{name} (Ctrl-C ends it)"),
     )
 
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 import PIL.Image
 
+from rgsud_core.colours import to_rgb
 from rgsud_core.http.problems import Problem
-from rgsud_core.images import Image, to_rgb
+from rgsud_core.images import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 

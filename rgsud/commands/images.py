@@ -8,31 +8,65 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
-console = Console(stderr=True)
+from rgsud_core.console import make_console
+from rgsud_core.errors import RgsudError
+
+console = make_console(stderr=True)
 Model = Annotated[str, typer.Argument(help="A run's folder, or a .safetensors file.")]
 Network = Annotated[
     str | None,
     typer.Option("--derainer", help="package.module:Class of a network that is not rgsud's own."),
 ]
-Tile = Annotated[int | None, typer.Option(help="Side of the tiles in pixels; whole images by default.")]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Side of the tiles in pixels, 0 for whole images; by itself above 2 megapixels: 512."
+    ),
+]
 
 
 def derain(
     model: Model,
     source: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
-    target: Annotated[Path, typer.Argument(help="Where the result goes: a file or a folder.")],
+    target: Annotated[str, typer.Argument(help="Where the result goes: a file or a folder.")],
     network: Network = None,
     tile: Tile = None,
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 32,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Leave out images whose results are there.")
+    ] = False,
 ) -> None:
-    """Remove the rain from an image or from a folder of images."""
+    """Remove the rain from an image or from a folder of images.
+
+    Results have the names, formats and depths of their sources, and what the files say about them.
+    """
     from rgsud.api import Derainer
 
+    if overwrite and skip_existing:
+        raise RgsudError("--overwrite and --skip-existing exclude each other: give one of them.")
     derainer = Derainer.load(model, tile=tile, overlap=overlap, derainer=network)
+    finished = 0
     with _progress("Deraining") as show:
-        count = derainer.write(source, target, show)
+
+        def progress(done: int, total: int) -> None:
+            nonlocal finished
+            finished = done
+            show(done, total)
+
+        try:
+            count = derainer.write(
+                source,
+                target,
+                progress,
+                existing="replace" if overwrite else "skip" if skip_existing else "refuse",
+                notice=console.print,
+            )
+        except KeyboardInterrupt:
+            if finished:
+                console.print(f"{finished} derained: {target}; --skip-existing goes on with the others.")
+            raise
     console.print(f"{count} derained: {target}")
 
 
@@ -63,7 +97,7 @@ def evaluate(
         measured = evaluate(
             derainer, rainy, clean, data_set=known, protocol=protocol, sheet=sheet, progress=show
         )
-    Console().print(measured.table())
+    make_console().print(measured.table())
     console.print(f"Rainy, derained, clean: {sheet}")
 
 
@@ -84,8 +118,7 @@ def pretrain_scorer(
 
         written = pretrain(settings, on_step)
     console.print(
-        f"The scorer: {written}. Use it with recycling.scorer='local:daclip?weights={written.resolve()}'",
-        soft_wrap=True,
+        f"The scorer: {written}. Use it with recycling.scorer='local:daclip?weights={written.resolve()}'"
     )
 
 

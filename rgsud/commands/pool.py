@@ -39,4 +39,4 @@ def rescore(
             on_progress=lambda done: bar.update(task, completed=done),
         )
     said = f"{moved.entries} images have rewards by scorer {backend.fingerprint}: {target}"
-    console.print(said, soft_wrap=True)
+    console.print(said)

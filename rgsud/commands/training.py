@@ -13,14 +13,14 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
+from rgsud_core.console import make_console
 from trainer.errors import TrainerError
 
-console = Console(stderr=True)
+console = make_console(stderr=True)
 Changes = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.of.setting=value.")]
 
 
@@ -59,7 +59,7 @@ def demo(settings: Changes = None) -> None:
     with _interruptible(f"`rgsud derain {folder}` uses it, and `rgsud demo` starts afresh"):
         summary = run(load_config("demo", [*places, *(settings or ())]), console=console)
     measured = evaluate(folder, data.validation_rainy, data.validation_clean, sheet=folder / "demo.png")
-    out = Console()
+    out = make_console()
     out.print(measured.table())
     pool = Table(title="Reward pool")
     for heading in ("rainy images with a reward", "offers accepted", "mean log-odds"):
@@ -70,7 +70,7 @@ def demo(settings: Changes = None) -> None:
     out.print(
         f"{summary.gain_db:+.2f} dB after {summary.training_seconds:.0f} s of training, run '{config.name}'."
     )
-    out.print(f"Rainy, derained, clean: {folder}/demo.png", soft_wrap=True)
+    out.print(f"Rainy, derained, clean: {folder}/demo.png")
 
 
 def recipes() -> None:
@@ -81,7 +81,7 @@ def recipes() -> None:
     table = Table("recipe", "what it is", "what it is for")
     for name in names():
         table.add_row(name, *describe_recipe(name))
-    Console().print(table)
+    make_console().print(table)
 
 
 def settings(
@@ -106,11 +106,11 @@ def settings(
     if as_json:
         print(json.dumps([vars(one) for one in found], indent=2))
         return
-    out = Console(highlight=False)
+    out = make_console()
     for one in found:
-        given = "" if one.group else escape(f"={_yaml(one.value)}")
-        out.print(f"[bold]{one.key}{given}[/bold]  [dim]{escape(one.type)}[/dim]", soft_wrap=True)
-        out.print(Padding(escape(one.text), (0, 0, 0, 4)))
+        given = "" if one.group else f"={_yaml(one.value)}"
+        out.print(Text.assemble((f"{one.key}{given}", "bold"), "  ", (one.type, "dim")))
+        out.print(Padding(one.text, (0, 0, 0, 4)), soft_wrap=False)
 
 
 def _yaml(value: object) -> str:
@@ -124,5 +124,5 @@ def _interruptible(remedy: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt as ended:
         saved = f"; {ended}: {remedy}" if ended.args else ""
-        console.print(f"[yellow]rgsud: interrupted{saved}.", highlight=False, soft_wrap=True)
+        console.print(f"rgsud: interrupted{saved}.", style="yellow")
         sys.exit(130)

@@ -179,4 +179,19 @@ def test_deep_and_turned_images_are_scored_as_they_look(monkeypatch, capsys, tmp
     assert read_image(tmp_path / "turned.jpg").shape == (64, 48, 3)
     PIL.Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "float.tif")
     assert run(monkeypatch, tmp_path / "float.tif", "--scorer", "local:random") == 2
-    assert "floating-point pixels have no known range" in capsys.readouterr().err
+    assert "floating-point pixels outside of [0,1] have no known range" in capsys.readouterr().err
+
+
+def test_a_folder_is_listed_as_by_every_command(monkeypatch, capsys, folder: Path) -> None:
+    for name in ("flower.jpg", "flower.gif", "it[copy]:car:.png"):
+        PIL.Image.open(folder / "flower.png").save(folder / name)
+    (folder / "._flower.png").write_text("what another system notes")
+    (folder / "folder.png").mkdir()
+    (folder / "notes.txt").write_text("no image")
+    assert run(monkeypatch, folder, "--scorer", "local:random", "--json") == 0
+    said = capsys.readouterr()
+    names = [row["image"] for row in json.loads(said.out)["scores"]]
+    assert names == ["city/china", "flower.gif", "flower.jpg", "flower.png", "it[copy]:car:"]
+    assert "1 entries of" in said.err
+    assert run(monkeypatch, folder, "--scorer", "local:random") == 0
+    assert "it[copy]:car:" in capsys.readouterr().out

@@ -110,7 +110,7 @@ def test_tiles_and_precision_are_those_asked_for(image: np.ndarray) -> None:
         (np.full((4, 4, 3), 1.5), r"float64 must be in \[0,1\]"),
         (np.full((4, 4, 3), np.nan), r"must be in \[0,1\]"),
         (np.zeros((4, 4, 3), np.int64), "int64 must be"),
-        (PIL.Image.new("F", (4, 4)), "of mode F cannot be taken"),
+        (PIL.Image.new("F", (4, 4), 300), "of mode F cannot be taken"),
         ("nowhere.png", "nowhere.png"),
     ],
 )

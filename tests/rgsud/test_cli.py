@@ -273,7 +273,7 @@ def test_an_interrupted_run_says_that_it_is_saved_and_other_commands_do_not(
 
     for place, arguments in (
         (
-            "trainer.restore.inference.ImageFolder",
+            "trainer.restore.files.listing",
             ("derain", photographs / "runs" / "small", photographs, "x"),
         ),
         ("iqa_service.registry.open_scorer", ("score", photographs / "rainy" / "0.png")),

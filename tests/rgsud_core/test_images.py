@@ -53,7 +53,7 @@ def test_unreadable_files_are_named(tmp_path):
     (tmp_path / "cut.png").write_bytes(png[: len(png) // 2])
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.png").write_bytes(b"")
-    PIL.Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tif")
+    PIL.Image.fromarray(np.full((4, 4), 300, np.float32)).save(tmp_path / "float.tif")
     for name in ("cut.jpg", "cut.png", "text.jpg", "empty.png", "float.tif"):
         with pytest.raises(FileError, match=name) as caught:
             read_image(tmp_path / name)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
 
+from rgsud_core.console import make_console
 from rgsud_core.images import Image
 from rgsud_core.signals import until_interrupted
 from trainer.ablation.rows import Row
@@ -165,7 +165,7 @@ def _train(config: Config, folders: Domain, until: float, start: Path | None) ->
         start = checkpoints.newest() if checkpoints.files() else start
         measuring = Measuring(PairedFolder(folders.rainy, folders.truth), until)
         with until_interrupted() as asked:
-            work(config, start, [view_of(config, Console(stderr=True))], asked.is_set, [measuring])
+            work(config, start, [view_of(config, make_console(stderr=True))], asked.is_set, [measuring])
         if asked.is_set():
             raise KeyboardInterrupt(f"the run in {config.folder} has been saved")
     return checkpoints.newest()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from rgsud_core.console import make_console
 from rgsud_core.signals import until_interrupted
 from trainer.config import Config
 from trainer.errors import TrainerError
@@ -38,7 +39,7 @@ def run(
         ScorerError, PoolError: a service cannot be opened.
         KeyboardInterrupt: the user ended the run; it has been saved.
     """
-    console = console or Console(stderr=True)
+    console = console or make_console(stderr=True)
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     own = checkpoint is not None and checkpoints.holds(checkpoint)
     if resume:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from rgsud_core.console import make_console
 from trainer.launch.submit import Address
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def status(
     if as_json:
         print(found.model_dump_json(indent=2))
     else:
-        Console().print(_table(found))
+        make_console().print(_table(found))
 
 
 def _newest(runs: Path) -> Path:
@@ -52,13 +52,14 @@ def _table(found: PipelineStatus) -> Table:
     ):
         status: Part | None = getattr(found, heading)
         if status is not None:
-            problem = [f"[yellow]{escape(status.problem)}[/yellow]"] if status.problem else []
-            table.add_row(heading, "\n".join([*part, *problem]), end_section=True)
+            problem = [Text(status.problem, "yellow")] if status.problem else []
+            lines = (Text(line) if isinstance(line, str) else line for line in (*part, *problem))
+            table.add_row(heading, Text("\n").join(lines), end_section=True)
     return table
 
 
-def _run_cell(run: RunStatus) -> list[str]:
-    cell = [f"{run.name} in {run.folder}"]
+def _run_cell(run: RunStatus) -> list[str | Text]:
+    cell: list[str | Text] = [f"{run.name} in {run.folder}"]
     if run.samples is None:
         return cell
     ago = timedelta(seconds=round(run.silent_seconds or 0))
@@ -72,7 +73,7 @@ def _run_cell(run: RunStatus) -> list[str]:
         )
     if run.psnr_y is not None:
         cell.append(f"PSNR-Y {run.psnr_y:.2f} dB ({run.gain_db:+.2f}) at {run.evaluated_at} samples")
-    return cell + [f"[dim]{escape(text)}[/dim]" for text in run.notices]
+    return cell + [Text(text, "dim") for text in run.notices]
 
 
 def _pool_cell(pool: PoolStatus | None) -> list[str]:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 import typer
-from rich.console import Console
 
+from rgsud_core.console import make_console
 from rgsud_core.errors import last_line
 from trainer.errors import TrainerError
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from trainer.config import Config
 
-console = Console(stderr=True)
+console = make_console(stderr=True)
 Address = Annotated[
     str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, http://HEAD:8265.")
 ]
@@ -70,17 +70,17 @@ def submit(
         recipe = str(source.relative_to(root))
     command = shlex.join(["rgsud", "train", recipe, *(settings or []), "--resume"])
     client = connect(address)
-    console.print(f"The same as: {plain_line(address, root, command)}", highlight=False, soft_wrap=True)
+    console.print(f"The same as: {plain_line(address, root, command)}")
     with tempfile.TemporaryDirectory() as folder:
         if alone is not None:
             # The recipe alone, without what else is in its folder.
             root = Path(shutil.copy(alone, folder)).parent
         job = _submit(client, command, root, config.name)
-    console.print(f"Job {job}: run '{config.name}' in {config.folder}", highlight=False, soft_wrap=True)
+    console.print(f"Job {job}: run '{config.name}' in {config.folder}")
     if follow:
         _follow(client, job, address)
     else:
-        console.print(f"Its log: ray job logs {job} --address {address} --follow", soft_wrap=True)
+        console.print(f"Its log: ray job logs {job} --address {address} --follow")
 
 
 def plain_line(address: str, root: Path | None, command: str) -> str:
@@ -172,10 +172,9 @@ def _follow(client: JobSubmissionClient, job: str, address: str) -> None:
         details = client.get_job_info(job)
     except KeyboardInterrupt:
         console.print(
-            f"[yellow]rgsud: the job goes on; `ray job stop {job} --address {address}` has it save and end, "
+            f"rgsud: the job goes on; `ray job stop {job} --address {address}` has it save and end, "
             f"`ray job logs {job} --address {address} --follow` shows it again.",
-            highlight=False,
-            soft_wrap=True,
+            style="yellow",
         )
         sys.exit(130)
     except (RuntimeError, OSError, aiohttp.ClientError) as problem:

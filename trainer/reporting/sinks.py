@@ -95,7 +95,7 @@ class ConsoleView(View):
 
     def show(self, line: Line) -> None:
         if isinstance(line, NoticeLine):
-            self._print(line.text, markup=False)
+            self._print(line.text)
         elif isinstance(line, EvaluationLine):
             self._print(
                 f"{line.samples} samples, {line.seconds:.0f} s, stage {line.stage}: "
@@ -120,8 +120,8 @@ class ConsoleView(View):
         if self._bar is not None:
             self._bar.stop()
 
-    def _print(self, text: str, markup: bool = True) -> None:
-        self._console.print(text, markup=markup, highlight=False, soft_wrap=True)
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def _left(self, line: StepLine) -> timedelta:
         return timedelta(seconds=round(seconds_left(self._schedule, line, line.images_per_second)))

@@ -1,22 +1,25 @@
-"""Deraining of whole images of any size, in tiles if memory requires it; of files and folders."""
+"""Deraining of whole images of any size, in tiles if memory requires it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rgsud_core.errors import RgsudError, first_line
-from rgsud_core.images import SUFFIXES, Image, read_image, save_image
-from trainer.data.folders import ImageFolder
 from trainer.errors import TrainerError
 
 Ramp = NDArray[np.float32]
+_Whole = TypeVar("_Whole", np.uint8, np.uint16)
+
+WHOLE = 1 << 21
+"""Pixels of the largest image that is derained whole where nobody says how: a little more than Full HD."""
+TILE = 512
+"""Side of the tiles of larger ones, in pixels."""
 
 
 @contextmanager
@@ -30,6 +33,11 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
         net.train(training)
 
 
+def _peak(pixels: NDArray[np.generic]) -> int:
+    """The value of white: 1 in floating-point pixels."""
+    return int(2 ** (8 * pixels.dtype.itemsize)) - 1 if pixels.dtype.kind == "u" else 1
+
+
 def _run(
     net: nn.Module, image: NDArray[np.generic], multiple: int, device: torch.device
 ) -> NDArray[np.float32]:
@@ -37,7 +45,7 @@ def _run(
     height, width = image.shape[:2]
     padded = np.pad(image, ((0, -height % multiple), (0, -width % multiple), (0, 0)), mode="reflect")
     x = torch.from_numpy(padded).to(device).permute(2, 0, 1)[None].float()
-    x = x / 255 if image.dtype == np.uint8 else x
+    x = x / _peak(image)
     y: Tensor | Sequence[Tensor] = net(x)
     full = y if isinstance(y, Tensor) else y[0]
     if full.shape != x.shape:
@@ -77,112 +85,73 @@ def _ramp(start: int, stop: int, length: int, overlap: int) -> Ramp:
     return weights.astype(np.float32)
 
 
-def derain_image(net: nn.Module, image: Image, *, tile: int | None = None, overlap: int = 32) -> Image:
-    """Derains one image, uint8 H,W,3 RGB of any size -> the same shape, rounded once (half to even).
+def derain_image(
+    net: nn.Module, image: NDArray[_Whole], *, tile: int | None = None, overlap: int = 32
+) -> NDArray[_Whole]:
+    """Derains one image, uint8 or uint16 H,W,3 RGB of any size -> the same type and shape, rounded once (half
+    to even).
 
-    See :func:`derain_pixels`, whose result this rounds.
+    See :func:`derain_pixels`.
     """
-    pixels = derain_pixels(net, image, tile=tile, overlap=overlap)
-    rounded: Image = np.rint(pixels * 255).astype(np.uint8)
-    return rounded
+    result = np.empty_like(image)
+    _derain(net, image, result, tile, overlap)
+    return result
 
 
 def derain_pixels(
     net: nn.Module, image: NDArray[np.generic], *, tile: int | None = None, overlap: int = 32
 ) -> NDArray[np.float32]:
-    """Derains one image, uint8 or floating-point in [0,1] H,W,3 RGB of any size -> float32 in [0,1], H,W,3.
+    """Derains one image, whole numbers or floating-point in [0,1], H,W,3 RGB -> float32 in [0,1], H,W,3.
 
     Args:
         net: maps N,3,H,W in [0,1] to a tensor of that shape, or to a sequence that begins with one; H and W
             are multiples of its attribute `multiple` (default 1).
-        tile: side of the tiles in pixels, at least `multiple` + `overlap`; None takes the whole image.
+        tile: side of the tiles in pixels, at least `multiple` + `overlap`; 0 takes the whole image. None
+            takes images of up to :data:`WHOLE` pixels whole, and larger ones in tiles of :data:`TILE`.
         overlap: pixels that neighbouring tiles share and blend. An operator that reaches at most overlap / 4
             pixels gives the same result tiled and whole.
 
     Raises:
         TrainerError: the output is not finite or has another shape, or tiles overlap by more than half.
     """
-    if tile is not None and not 0 <= 2 * overlap <= tile:
-        raise TrainerError(f"Tiles of {tile} pixels cannot overlap by {overlap}: half a tile at most.")
+    result = np.empty(image.shape, np.float32)
+    _derain(net, image, result, tile, overlap)
+    return result
+
+
+def _derain(
+    net: nn.Module,
+    image: NDArray[np.generic],
+    result: NDArray[np.generic],
+    tile: int | None,
+    overlap: int,
+) -> None:
+    """Fill ``result``. Of what tiles sum up to, one band is in memory at a time."""
     height, width = image.shape[:2]
+    if tile is None:
+        tile = TILE if height * width > WHOLE else 0
+    if tile and not 0 <= 2 * overlap <= tile:
+        raise TrainerError(f"Tiles of {tile} pixels cannot overlap by {overlap}: half a tile at most.")
     multiple = int(getattr(net, "multiple", 1))
     parameter = next(net.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     # With a smaller side, neighbours that both start at a multiple could not overlap by so much.
-    side = max(height, width) if tile is None else max(tile, multiple + overlap)
+    side = max(tile, multiple + overlap) if tile else max(height, width)
     rows, columns = (_spans(length, side, overlap, multiple) for length in (height, width))
+    peak = _peak(result)
+    total, weight = np.zeros((0, width, 3), np.float32), np.zeros((0, width, 1), np.float32)
     with _evaluating(net):
-        if len(rows) == len(columns) == 1:
-            blended = _run(net, image, multiple, device)
-        else:
-            total = np.zeros((height, width, 3), np.float32)
-            weight = np.zeros((height, width, 1), np.float32)
-            for top, bottom in rows:
-                for left, right in columns:
-                    down, across = _ramp(top, bottom, height, overlap), _ramp(left, right, width, overlap)
-                    window = down[:, None, None] * across[None, :, None]
-                    total[top:bottom, left:right] += window * _run(
-                        net, image[top:bottom, left:right], multiple, device
-                    )
-                    weight[top:bottom, left:right] += window
-            blended = total / weight
-    clipped: NDArray[np.float32] = np.clip(blended, 0, 1)
-    return clipped
-
-
-def _plan(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """Each input file with the file of its result."""
-    if source.is_dir():
-        if target.is_file() or target.suffix.lower() in SUFFIXES:
-            raise TrainerError(
-                f"{target} is a file name, and {source} is a folder: name a folder for the results."
-            )
-        if target.resolve().is_relative_to(source.resolve()):
-            raise TrainerError(f"{target} lies within {source}: name a folder outside it for the results.")
-        return [(path, target / f"{name}.png") for name, path in ImageFolder(source).files.items()]
-    if not source.exists():
-        raise TrainerError(f"{source} does not exist: name an image or a folder of images.")
-    if target.is_dir() or not target.suffix:
-        target = target / f"{source.stem}.png"
-    if target.suffix.lower() not in SUFFIXES:
-        raise TrainerError(f"{target} names no known image format: use one of {', '.join(SUFFIXES)}.")
-    if target.resolve() == source.resolve():
-        raise TrainerError(f"The result would overwrite {source}: name another file.")
-    return [(source, target)]
-
-
-def derain_path(
-    net: nn.Module,
-    source: Path | str,
-    target: Path | str,
-    *,
-    tile: int | None = None,
-    overlap: int = 32,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> int:
-    """Derains an image file, or every image below a folder, and returns the number of images.
-
-    A folder's structure is kept and its results are PNG; for a single file `target` may name another format,
-    or be a folder. `on_progress(done, total)` is called after each image. See :func:`derain_pixels` for the
-    other arguments.
-
-    Raises:
-        TrainerError: names every image that cannot be derained, after all others are done.
-        FileError: the source is missing or empty.
-    """
-    work = _plan(Path(source), Path(target))
-    problems = []
-    for number, (path, result) in enumerate(work, 1):
-        try:
-            save_image(derain_image(net, read_image(path), tile=tile, overlap=overlap), result)
-        except RuntimeError as error:  # an RgsudError, or torch's when memory is too small
-            message = str(error) if isinstance(error, RgsudError) else first_line(error)
-            problems.append(message if str(path) in message else f"{path}: {message}")
-        if on_progress:
-            on_progress(number, len(work))
-    if problems:
-        done = len(work) - len(problems)
-        raise TrainerError(
-            "\n".join([f"{len(problems)} of {len(work)} images failed, {done} are done:", *problems])
-        )
-    return len(work)
+        for number, (top, bottom) in enumerate(rows):
+            # What the band above has begun goes on here.
+            missing = ((0, bottom - top - len(total)), (0, 0), (0, 0))
+            total, weight = np.pad(total, missing), np.pad(weight, missing)
+            for left, right in columns:
+                down, across = _ramp(top, bottom, height, overlap), _ramp(left, right, width, overlap)
+                window = down[:, None, None] * across[None, :, None]
+                piece = _run(net, image[top:bottom, left:right], multiple, device)
+                total[:, left:right] += window * piece
+                weight[:, left:right] += window
+            ready = (rows[number + 1][0] if number + 1 < len(rows) else bottom) - top
+            done = np.clip(total[:ready] / weight[:ready], 0, 1)
+            result[top : top + ready] = np.rint(done * peak) if peak != 1 else done
+            total, weight = total[ready:], weight[ready:]

@@ -1,13 +1,11 @@
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rgsud_core.images import read_image
 from trainer.errors import TrainerError
-from trainer.restore.inference import derain_image, derain_path
+from trainer.restore.inference import TILE, WHOLE, derain_image
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -136,61 +134,19 @@ def test_broken_networks_and_settings_are_told():
         derain_image(Identity(), photograph(4, 4), tile=32, overlap=20)
 
 
-@pytest.fixture
-def source(tmp_path):
-    for name in ("a.png", "deep/er/b.jpg", "deep/c.bmp"):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray(photograph(20, 30)).save(path)
-    return tmp_path / "in"
+def test_large_images_are_derained_in_tiles_by_themselves(monkeypatch):
+    monkeypatch.setattr("trainer.restore.inference.WHOLE", 60 * 80)
+    monkeypatch.setattr("trainer.restore.inference.TILE", 40)
+    for size, tile, tiled in (((60, 80), None, False), ((61, 80), None, True), ((61, 80), 0, False)):
+        net, image = Identity(), photograph(*size)
+        assert np.array_equal(derain_image(net, image, tile=tile, overlap=12), image)
+        assert (len(net.seen) > 1) == tiled
+    assert 2 * 32 <= TILE < WHOLE
 
 
-def test_a_folder_keeps_its_structure(source, tmp_path):
-    calls = []
-    count = derain_path(Identity(8), source, tmp_path / "out", on_progress=lambda *n: calls.append(n))
-    assert count == 3
-    assert calls == [(1, 3), (2, 3), (3, 3)]
-    written = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*"))
-    assert written == ["a.png", "deep/c.png", "deep/er/b.png"]
-    assert np.array_equal(read_image(tmp_path / "out/a.png"), photograph(20, 30))
-
-
-def test_a_single_file_goes_where_it_is_told(source, tmp_path):
-    assert derain_path(Identity(), source / "a.png", tmp_path / "x" / "result.tif") == 1
-    assert PIL.Image.open(tmp_path / "x" / "result.tif").format == "TIFF"
-    derain_path(Identity(), source / "a.png", tmp_path / "x")
-    derain_path(Identity(), source / "a.png", tmp_path / "new")
-    assert np.array_equal(read_image(tmp_path / "x" / "a.png"), read_image(tmp_path / "new" / "a.png"))
-    with pytest.raises(TrainerError, match="names no known image format"):
-        derain_path(Identity(), source / "a.png", tmp_path / "x.doc")
-
-
-def test_unreadable_files_are_told_after_the_others_are_done(source, tmp_path):
-    (source / "b.jpg").write_text("hello")
-    (source / "deep" / "d.png").write_bytes((source / "a.png").read_bytes()[:300])
-    with pytest.raises(TrainerError) as caught:
-        derain_path(Identity(), source, tmp_path / "out")
-    lines = str(caught.value).splitlines()
-    assert lines[0].startswith("2 of 5 images failed, 3 are done")
-    assert "b.jpg is not an image" in lines[1]
-    assert "d.png cannot be read" in lines[2]
-    assert len(lines) == 3
-    assert len(list((tmp_path / "out").rglob("*.*"))) == 3
-
-
-def test_results_that_cannot_be_written_are_told(source, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "deep").write_text("in the way")
-    with pytest.raises(TrainerError, match=r"2 of 3 images failed, 1 are done:\n.*c\.png cannot be written"):
-        derain_path(Identity(), source, tmp_path / "out")
-
-
-def test_sources_are_never_overwritten(source, tmp_path):
-    with pytest.raises(TrainerError, match=r"would overwrite .*a\.png"):
-        derain_path(Identity(), source / "a.png", source)
-    with pytest.raises(TrainerError, match="lies within"):
-        derain_path(Identity(), source, source / "out")
-    with pytest.raises(TrainerError, match="is a file name"):
-        derain_path(Identity(), source, tmp_path / "out.png")
-    with pytest.raises(TrainerError, match="does not exist"):
-        derain_path(Identity(), tmp_path / "none.png", tmp_path / "out")
+def test_sixteen_bits_are_kept():
+    image = np.random.default_rng(0).integers(0, 65536, (50, 60, 3), dtype=np.uint16)
+    for tile in (None, 32):
+        derained = derain_image(Identity(), image, tile=tile, overlap=8)
+        assert derained.dtype == np.uint16
+        assert np.array_equal(derained, image)
