@@ -40,7 +40,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate, ScoreBackend
-from iqa_service.scorers.daclip import DaCLIP, Rule, load_daclip, load_rule, save_daclip
+from iqa_service.scorers.daclip import DaCLIP, Rule
+from iqa_service.scorers.daclip_files import load_daclip, load_rule, save_daclip
 from iqa_service.scorers.daclip_iqa import LITE_WEIGHTS, DaclipScorer
 from iqa_service.serving.settings import ServiceSettings
 

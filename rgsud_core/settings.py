@@ -1,4 +1,4 @@
-"""The base of every settings class: typed, closed, and helpful about misspelt keys; and their description."""
+"""The base of every settings class: typed, closed, and helpful about misspelt keys; YAML and description."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic_core import core_schema
 
-from rgsud_core.errors import nearest
+from rgsud_core.errors import first_line, nearest
 
 
 class Settings(BaseModel):
@@ -27,6 +28,48 @@ class Settings(BaseModel):
                 if key not in cls.model_fields:
                     raise ValueError(f"unknown setting '{key}': {nearest(str(key), cls.model_fields)}")
         return values
+
+
+YAML_CHARACTERS = 1 << 18
+"""Longest text in YAML that is read."""
+_DEPTH = 32
+
+
+def read_yaml(text: str) -> Any:
+    """The values in a text in YAML, which may be of anybody.
+
+    References (``&name``, ``*name``, ``<<``) let a few lines stand for more values than memory holds, and are
+    not taken; nor are texts of more than :data:`YAML_CHARACTERS`, or nested more than 32 deep.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or beyond these limits; its text is one line that says why.
+    """
+    try:
+        if len(text) > YAML_CHARACTERS:
+            raise yaml.YAMLError(f"it has more than {YAML_CHARACTERS} characters")
+        return yaml.load(text, _PlainLoader)
+    except yaml.MarkedYAMLError as problem:
+        place = "" if problem.problem_mark is None else f"line {problem.problem_mark.line + 1}: "
+        raise yaml.YAMLError(f"{place}{problem.problem or problem.context}") from None
+    except yaml.reader.ReaderError as problem:
+        raise yaml.YAMLError(f"{problem.reason} at character {problem.position}") from None
+    except (ValueError, LookupError) as problem:  # a date or a number that does not exist
+        raise yaml.YAMLError(f"a value cannot be read, {first_line(problem)}") from None
+
+
+class _PlainLoader(yaml.SafeLoader):
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+            raise yaml.YAMLError("references (& and *) are not taken, write the values out")
+        self.depth += 1
+        if self.depth > _DEPTH:
+            raise yaml.YAMLError(f"it is nested more than {_DEPTH} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, model_validator
 
-from rgsud_core.settings import Percentage, Settings
+from rgsud_core.errors import first_line
+from rgsud_core.settings import YAML_CHARACTERS, Percentage, Settings, read_yaml
 from trainer.data.catalogue import find
 from trainer.errors import TrainerError
 from trainer.kinds import PartError
@@ -287,7 +288,8 @@ def recipe_config(recipe: str | Path | None) -> Config:
         TrainerError: see :func:`load_config`.
     """
     tree = {} if recipe is None else _read(recipe)
-    tree["data"] = {"rainy": "RAINY", "clean": "CLEAN", **(tree.get("data") or {})}
+    if isinstance(data := tree.get("data") or {}, dict):
+        tree["data"] = {"rainy": "RAINY", "clean": "CLEAN", **data}
     return _valid(tree)
 
 
@@ -309,7 +311,7 @@ def _parsed(override: str) -> tuple[str, Any]:
     if not separator:
         raise TrainerError(f"'{override}' is not a setting: write key=value, as in data.crop=64.")
     try:
-        return key, yaml.safe_load(value)
+        return key, read_yaml(value)
     except yaml.YAMLError:
         raise TrainerError(f"'{override}' is not YAML after the '=': put the value in quotes.") from None
 
@@ -319,9 +321,10 @@ def read_config(folder: Path) -> Config:
 
     Raises:
         FileNotFoundError: no run is in the folder.
-        OSError, yaml.YAMLError, ValidationError: its configuration cannot be read.
+        OSError, yaml.YAMLError, ValueError: its configuration cannot be read.
     """
-    tree = yaml.safe_load((folder / "config.yaml").read_text())
+    with (folder / "config.yaml").open() as file:
+        tree = read_yaml(file.read(YAML_CHARACTERS + 1))
     return Config.model_validate(tree, context=_AS_WRITTEN)
 
 
@@ -341,13 +344,14 @@ def _source(recipe: str | Path) -> Any:
 
 def _read(recipe: str | Path) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(_source(recipe).read_text())
+        with _source(recipe).open() as file:
+            tree = read_yaml(file.read(YAML_CHARACTERS + 1))
     except FileNotFoundError:
         raise TrainerError(
             f"there is no recipe '{recipe}': give the path of a .yaml file or one of {', '.join(recipes())}."
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as problem:
-        raise TrainerError(f"the recipe {recipe} cannot be read: {problem}.") from None
+        raise TrainerError(f"the recipe {recipe} cannot be read: {first_line(problem)}.") from None
     if not isinstance(tree, dict):
         raise TrainerError(f"the recipe {recipe} is not a tree of settings.")
     return tree

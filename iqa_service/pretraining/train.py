@@ -23,7 +23,8 @@ from iqa_service.errors import ScorerError
 from iqa_service.pretraining.artefacts import imitate
 from iqa_service.pretraining.degradations import DEGRADATIONS, as_taken
 from iqa_service.pretraining.practice_derainers import PracticeDerainers
-from iqa_service.scorers.daclip import WORDS, DaCLIP, Rule, save_daclip
+from iqa_service.scorers.daclip import WORDS, DaCLIP, Rule
+from iqa_service.scorers.daclip_files import save_daclip
 from iqa_service.scorers.daclip_iqa import log_odds
 from rgsud_core.degradation.rendered import add_rain, random_look
 from rgsud_core.images import Image, list_images, read_image

@@ -20,7 +20,8 @@ from pydantic import Field
 
 from iqa_service.errors import ScorerError
 from iqa_service.scorers.base import ScoreBackend
-from iqa_service.scorers.daclip import DaCLIP, Rule, load_daclip, load_rule
+from iqa_service.scorers.daclip import DaCLIP, Rule
+from iqa_service.scorers.daclip_files import load_daclip, load_rule
 from iqa_service.scorers.views import TILES, Views
 from rgsud_core.errors import first_line, nearest
 from rgsud_core.images import Image
@@ -176,7 +177,7 @@ def open_daclip(
 
     Args:
         name: of the scorer.
-        weights: a path, or ``hf://OWNER/REPOSITORY/FILE``; see ``load_daclip`` in ``daclip.py``.
+        weights: a path, or ``hf://OWNER/REPOSITORY[@REVISION]/FILE[#SHA256]``, see ``find_weights``.
         views: ``centre`` or ``tiles``. Default: as the rule in the file says.
         tiles: largest number of tiles.
         words: which count as degraded, see :func:`choose_words`. Default: as the rule in the file says.

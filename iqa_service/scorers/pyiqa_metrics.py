@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 
 from iqa_service.errors import ScorerError
 from iqa_service.scorers.base import Candidate, ScoreBackend
-from iqa_service.scorers.checkpoint_io import read_state
 from iqa_service.scorers.views import check_image
 from rgsud_core.errors import first_line, nearest
+from rgsud_core.settings import read_yaml
+from rgsud_core.weights import WeightsError, read_torch
 
 _VERSION = 1
 """Increase when the same metric scores differently."""
@@ -161,9 +162,7 @@ def open_metric(
         known = [*known, *(f"local:{metric}" for metric in fit)]
         raise ScorerError(f"unknown scorer 'local:{name}': {nearest(f'local:{name}', known)}")
     try:
-        return MetricBackend(
-            name, device, weights, {key: yaml.safe_load(value) for key, value in options.items()}
-        )
+        return MetricBackend(name, device, weights, {key: read_yaml(value) for key, value in options.items()})
     except yaml.YAMLError as error:
         raise ScorerError(f"the options of 'local:{name}' are not valid ({first_line(error)})") from error
 
@@ -184,7 +183,7 @@ def _as_mat(path: Path, folder: Path) -> Path:
 
 
 def _read_state(path: Path) -> dict[str, torch.Tensor]:
-    state: Any = read_state(path)
+    state: Any = read_torch(path)
     for key in ("params", "state_dict"):
         state = state.get(key, state)
     return {key.removeprefix("module."): value for key, value in state.items()}
@@ -210,6 +209,8 @@ def _errors_of(name: str) -> Iterator[None]:
             yield
     except ScorerError:
         raise
+    except WeightsError as error:
+        raise ScorerError(str(error)) from error
     except pickle.UnpicklingError as error:
         raise ScorerError(
             f"the weights given to 'local:{name}' are not plain tensors: give a state dict"

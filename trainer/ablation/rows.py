@@ -8,7 +8,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from rgsud_core.errors import first_line
-from rgsud_core.settings import Settings
+from rgsud_core.settings import Settings, read_yaml
 from trainer.errors import TrainerError
 
 DEFAULT = Path(__file__).with_name("rows.yaml")
@@ -44,7 +44,7 @@ def read_rows(path: Path = DEFAULT) -> dict[str, Row]:
         TrainerError: the table cannot be read; the message says why.
     """
     try:
-        table = _Table.model_validate(yaml.safe_load(path.read_text()))
+        table = _Table.model_validate(read_yaml(path.read_text()))
     except (OSError, yaml.YAMLError, ValidationError) as problem:
         reason = problem.errors()[0]["msg"] if isinstance(problem, ValidationError) else first_line(problem)
         raise TrainerError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from iqa_service.errors import ScorerError
 from iqa_service.serving.http_client import HttpTransport
@@ -121,7 +121,7 @@ def look(folder: Path, address: str, pool: str | None = None) -> PipelineStatus:
         config, problem = read_config(folder), None
     except FileNotFoundError:
         config, problem = None, f"there is no run in {folder}: give a run's folder"
-    except (OSError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, yaml.YAMLError, ValueError) as error:
         config, problem = None, f"{folder / 'config.yaml'} cannot be read ({first_line(error)})"
     run = _run(folder, config, lines, problem)
     place = pool or (config.recycling.pool.replace("{run}", str(folder)) if config else None)

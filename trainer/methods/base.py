@@ -194,10 +194,13 @@ class Method(ABC):
         return {"steps": self.steps, **{name: getattr(self, name).state_dict() for name in self.parts}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
-        self.steps = state["steps"]
+        """The inverse of :meth:`state_dict`; one of many errors where that is of other parts."""
+        self.steps = int(state["steps"])
         for name in self.parts:
             part = getattr(self, name)
             part.load_state_dict(state[name])
             if isinstance(part, Adam):  # who resumes with other settings means them
                 part.param_groups[0].update(getattr(self.settings, name).model_dump())
+                for weight, moments in part.state.items():  # torch does not look at their shapes
+                    if any(value.ndim and value.shape != weight.shape for value in moments.values()):
+                        raise ValueError(f"moments of '{name}' have other shapes than its weights")

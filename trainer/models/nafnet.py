@@ -7,13 +7,16 @@ are those of the published checkpoints, so these load strictly.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from trainer.kinds import PartSettings
+
+Blocks = Annotated[int, Field(ge=0, le=1000)]
 
 
 class NAFNetSettings(PartSettings):
@@ -21,13 +24,13 @@ class NAFNetSettings(PartSettings):
 
     name: str = "nafnet"
     """Name of the derainer."""
-    width: int = 32
+    width: int = Field(32, ge=1, le=1024)
     """Channels at full resolution; doubled at each level."""
-    encoder: tuple[int, ...] = (2, 2, 4, 8)
+    encoder: tuple[Blocks, ...] = Field((2, 2, 4, 8), max_length=8)
     """Blocks per encoder level; its length is the number of levels."""
-    middle: int = 12
+    middle: Blocks = 12
     """Blocks at the lowest resolution."""
-    decoder: tuple[int, ...] = (2, 2, 2, 2)
+    decoder: tuple[Blocks, ...] = Field((2, 2, 2, 2), max_length=8)
     """Blocks per decoder level, from the lowest resolution up."""
 
     @model_validator(mode="after")

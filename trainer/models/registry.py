@@ -7,17 +7,16 @@ if it has one, makes an untrained net return its input.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 from pydantic import BeforeValidator, SerializeAsAny
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
 from rgsud_core.errors import nearest
+from rgsud_core.weights import WeightsError, check_fit, parse_header, read_metadata, read_safetensors
 from trainer.errors import TrainerError
 from trainer.kinds import Kind, PartSettings
 from trainer.models.nafnet import PUBLISHED
@@ -97,8 +96,7 @@ def begin_from(derainer: nn.Module, model: Path | str) -> None:
     """
     trained = load_derainer(model, _import_path(derainer))
     if type(trained) is not type(derainer) or _shapes(trained) != _shapes(derainer):
-        with safe_open(str(model_file(model)), framework="pt") as opened:
-            described = (opened.metadata() or {}).get("derainer")
+        described = read_metadata(model_file(model)).get("derainer")
         raise TrainerError(f"start: {model} is no derainer of this size; its settings are {described}.")
     derainer.load_state_dict(trained.state_dict())
 
@@ -123,23 +121,26 @@ def load_derainer(path: Path | str, derainer: str | None = None) -> nn.Module:
     """
     file = model_file(path)
     try:
-        with safe_open(str(file), framework="pt") as opened:
-            described = (opened.metadata() or {}).get("derainer")
-            tensors: dict[str, torch.Tensor] = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as problem:
-        raise TrainerError(f"{file} is no whole safetensors file ({problem}): copy it again.") from None
+        described, tensors = read_metadata(file).get("derainer"), read_safetensors(file)
+    except WeightsError as problem:
+        raise TrainerError(str(problem)) from None
     if described is None:
         raise TrainerError(f"{file} does not say which derainer it holds: it was not written by rgsud.")
     try:
-        tree = json.loads(described)
-        name = str(tree.get("name", DERAINERS.default)) if isinstance(tree, dict) else ""
+        tree = parse_header(described)
+        name = tree.get("name", DERAINERS.default) if isinstance(tree, dict) else None
+        if not isinstance(name, str):
+            raise ValueError("it names no derainer")
         if ":" in name and name != derainer:
             raise TrainerError(
                 f"{file} names the class {name}, and loading it would run its code: if you trust it, name it "
                 f"too (--derainer {name})."
             )
         DERAINERS.find(name)  # a class that is not there is told as such
-        net = build_derainer(DERAINERS.settings(tree))
+        settings = DERAINERS.settings(tree)
+        if ":" not in name:  # a stranger's class is trusted by now, and need not build without memory
+            check_fit(lambda: build_derainer(settings), tensors)
+        net = build_derainer(settings)
         net.load_state_dict(tensors)
     except (ValueError, RuntimeError) as problem:
         if isinstance(problem, TrainerError):

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from pool_store.client import Pool
 from rgsud_core.errors import first_line
 from rgsud_core.files import writing
+from rgsud_core.weights import WeightsError, read_torch
 from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.methods.base import Method
@@ -57,9 +59,14 @@ class TrainingState:
                 f"the checkpoint is of another configuration: {', '.join(differing)}; use the recipe and the "
                 "settings that it was trained with."
             )
-        self.method.load_state_dict(state["method"])
-        for name, value in state["progress"].items():
-            setattr(self.progress, name, value)
+        try:
+            self.method.load_state_dict(state["method"])
+            progress = TypeAdapter(Progress).validate_python(state["progress"])
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as problem:
+            raise TrainerError(
+                f"the checkpoint does not fit the run it is of ({first_line(problem)}): name another."
+            ) from None
+        vars(self.progress).update(vars(progress))
         if state["pool"] is not None and self.pool is not None:
             self.pool.restore(state["pool"])
 
@@ -125,14 +132,19 @@ class Checkpoints:
         """Read a checkpoint, by default the newest. TrainerError if it cannot be read."""
         path = path or self.newest()
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if not {"networks", "method", "progress", "pool"} <= set(state):
-                raise ValueError("it is not of this program")
-        except Exception as problem:  # what torch.load raises on a damaged file is not one class
+            state: Any = read_torch(path)
+            kinds = {"networks": dict, "method": dict, "progress": dict, "pool": dict | None}
+            if not (
+                isinstance(state, dict)
+                and all(key in state and isinstance(state[key], kind) for key, kind in kinds.items())
+            ):
+                raise WeightsError(path, "it is not of this program")
+        except WeightsError as problem:
             raise TrainerError(
-                f"the checkpoint {path} cannot be read ({first_line(problem)}): name another."
+                f"the checkpoint {path} cannot be read ({problem.reason}): name another."
             ) from None
-        return state
+        found: dict[str, Any] = state
+        return found
 
 
 def save_model(config: Config, derainer: nn.Module) -> None:

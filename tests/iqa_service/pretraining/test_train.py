@@ -14,7 +14,7 @@ from iqa_service.pretraining.train import (
 )
 from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate
-from iqa_service.scorers.daclip import load_daclip, load_rule
+from iqa_service.scorers.daclip_files import load_daclip, load_rule
 from rgsud_core.errors import FileError
 
 

@@ -7,7 +7,7 @@ import torch
 
 from iqa_service.errors import ScorerError
 from iqa_service.registry import open_scorer
-from iqa_service.scorers import daclip as module
+from iqa_service.scorers import daclip_files as module
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.daclip import WORDS, Rule
 from iqa_service.scorers.daclip_iqa import DaclipScorer
@@ -55,7 +55,7 @@ def test_the_released_weights_come_from_the_hub(name, file, full_daclip, tmp_pat
     torch.save(full_daclip.state_dict(), tmp_path / "released.pt")
     asked = []
 
-    def download(repository, file):
+    def download(repository, file, revision):
         asked.append((repository, file))
         return str(tmp_path / "released.pt")
 

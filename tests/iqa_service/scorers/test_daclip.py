@@ -1,3 +1,4 @@
+import hashlib
 import math
 
 import pytest
@@ -5,8 +6,9 @@ import safetensors.torch
 import torch
 
 from iqa_service.errors import ScorerError
-from iqa_service.scorers import daclip as module
-from iqa_service.scorers.daclip import WORDS, Rule, load_daclip, load_rule, save_daclip
+from iqa_service.scorers import daclip_files as module
+from iqa_service.scorers.daclip import WORDS, Rule
+from iqa_service.scorers.daclip_files import load_daclip, load_rule, save_daclip
 
 
 @pytest.fixture
@@ -109,21 +111,36 @@ def test_released_checkpoints_ask_ten_words_whether_it_rains(full_daclip, tmp_pa
     assert (rule.words, rule.degraded, rule.views) == (WORDS, ("rainy",), "centre")
 
 
-def test_weights_come_from_the_hub(full_daclip, tmp_path, monkeypatch):
+@pytest.fixture
+def hub(full_daclip, tmp_path, monkeypatch):
+    """The digest of the file that the hub gives, and what it is asked for."""
     torch.save(full_daclip.state_dict(), tmp_path / "daclip.pt")
     asked = []
 
-    def download(repository, file):
-        asked.append((repository, file))
+    def download(repository, file, revision):
+        asked.append((repository, file, revision))
         return str(tmp_path / "daclip.pt")
 
     monkeypatch.setattr(module.huggingface_hub, "hf_hub_download", download)
+    return hashlib.sha256((tmp_path / "daclip.pt").read_bytes()).hexdigest(), asked
+
+
+def test_weights_come_from_the_hub(hub):
+    _, asked = hub
     assert load_daclip("hf://weblzw/daclip-uir-ViT-B-32-irsde/daclip_ViT-B-32.pt").visual is not None
-    assert asked == [("weblzw/daclip-uir-ViT-B-32-irsde", "daclip_ViT-B-32.pt")]
+    assert asked == [("weblzw/daclip-uir-ViT-B-32-irsde", "daclip_ViT-B-32.pt", None)]
+
+
+def test_a_pinned_file_of_the_hub_is_of_that_commit_and_digest(hub):
+    digest, asked = hub
+    assert load_daclip(f"hf://owner/repository@c0ffee/folder/daclip.pt#{digest.upper()}").visual is not None
+    assert asked == [("owner/repository", "folder/daclip.pt", "c0ffee")]
+    with pytest.raises(ScorerError, match=f"has the digest {digest}: it is another, do not use it"):
+        load_daclip(f"hf://owner/repository@c0ffee/folder/daclip.pt#{'0' * 64}")
 
 
 def test_a_hub_that_does_not_answer_is_named(monkeypatch):
-    def download(repository, file):
+    def download(repository, file, revision):
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(module.huggingface_hub, "hf_hub_download", download)

@@ -9,7 +9,7 @@ from iqa_service.pretraining.degradations import gaussian, to_uint8
 from iqa_service.pretraining.train import LITE_RULE
 from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate
-from iqa_service.scorers.daclip import load_rule
+from iqa_service.scorers.daclip_files import load_rule
 from iqa_service.scorers.daclip_iqa import LITE_WEIGHTS
 from rgsud_core.degradation.rendered import add_rain, random_look
 

@@ -131,7 +131,7 @@ def test_weights_that_do_not_fit_or_would_run_code_are_refused(
     torch.save({"params": print}, tmp_path / "code.pth")
     with pytest.raises(ScorerError, match="cannot open 'local:cnniqa'"):
         open_scorer(f"local:cnniqa?weights={tmp_path / 'other.pth'}")
-    with pytest.raises(ScorerError, match="no plain tensors"):
+    with pytest.raises(ScorerError, match="is no plain tensor"):
         open_scorer(f"local:cnniqa?weights={tmp_path / 'code.pth'}")
 
 

@@ -1,7 +1,11 @@
+import contextlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
@@ -37,6 +41,8 @@ def test_identity_start_reaches_the_network():
 
 WIDE = """
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 class Wide(torch.nn.Module):
     def __init__(self, width):
@@ -100,7 +106,7 @@ class TestFile:
     def test_truncated(self, tmp_path: Path, keep: int):
         file = tmp_path / "cut.safetensors"
         file.write_bytes(serialise_derainer(build_derainer(SMALL), SMALL)[:keep])
-        with pytest.raises(TrainerError, match=r"cut\.safetensors is no.* safetensors file \(.+\): "):
+        with pytest.raises(TrainerError, match=r"cut\.safetensors' as weights \(no whole .+\): "):
             load_derainer(file)
 
     @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
@@ -164,3 +170,40 @@ class TestStart:
             assert load_derainer(name).training is False
         with pytest.raises(TrainerError, match="there is no derainer at rgsud-bose"):
             load_derainer("rgsud-bose")
+
+
+HUGE = {"name": "nafnet", "width": 1024, "encoder": [1000] * 8, "middle": 1000, "decoder": [1000] * 8}
+HEADERS = {
+    "a network of a million tensors": json.dumps(HUGE),
+    "a network of a terabyte": json.dumps(HUGE | {"encoder": [1] * 8, "middle": 1, "decoder": [1] * 8}),
+    "more blocks than there are": json.dumps(HUGE | {"middle": 10**9}),
+    "no channels": json.dumps(SMALL.model_dump() | {"width": 0}),
+    "a negative number of blocks": json.dumps(SMALL.model_dump() | {"middle": -1}),
+    "a number of 10,000 digits": '{"name": "nafnet", "width": ' + "9" * 10_000 + "}",
+    "lists in lists": "[" * 100_000,
+    "a list": "[]",
+    "a name that is none": '{"name": {"a": 1}}',
+    "nothing": "null",
+}
+
+
+@pytest.mark.parametrize("described", HEADERS)
+def test_a_hostile_header_ends_in_a_sentence(tmp_path: Path, described: str):
+    file = tmp_path / "theirs.safetensors"
+    save_file(build_derainer(SMALL).state_dict(), file, metadata={"derainer": HEADERS[described]})
+    with pytest.raises(TrainerError, match=r"theirs\.safetensors holds weights that do not fit"):
+        load_derainer(file)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6))
+def test_a_header_with_flipped_bytes_is_read_or_refused_in_a_sentence(
+    tmp_path: Path, changes: list[tuple[float, int]]
+):
+    data = bytearray(serialise_derainer(build_derainer(SMALL), SMALL))
+    header = 8 + int.from_bytes(data[:8], "little")
+    for place, value in changes:
+        data[int(place * (header - 1))] = value
+    (tmp_path / "flipped.safetensors").write_bytes(data)
+    with contextlib.suppress(TrainerError):
+        load_derainer(tmp_path / "flipped.safetensors")
