@@ -31,6 +31,11 @@ def parse_address(address: str, error: type[RgsudError] = RgsudError) -> tuple[s
     return name, options
 
 
+def path_in_address(path: Path) -> str:
+    """A path as an address takes it, ``embedded:PATH`` for example."""
+    return str(path).replace("%", "%25").replace("?", "%3F")
+
+
 def split_outside_brackets(text: str, separator: str, error: type[RgsudError] = RgsudError) -> list[str]:
     """The parts of a text between the separators that are not in round brackets.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import core_schema
 
 from rgsud_core.errors import first_line, nearest
@@ -70,6 +71,22 @@ class _PlainLoader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
+
+
+def expanded(path: Any) -> Path:
+    """A path whose ``~`` or ``~name`` is the home folder, which shells leave as it is in ``key=~/folder``.
+
+    Raises:
+        ValueError: there is no such user, or it is no path.
+    """
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, TypeError) as problem:
+        raise ValueError(f"{path!r} is no path ({problem})") from None
+
+
+UserPath = Annotated[Path, BeforeValidator(expanded)]
+"""A path of the user's, where ``~`` is the home folder."""
 
 
 @dataclass(frozen=True)

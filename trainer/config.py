@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from importlib.resources import files
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import Field, PlainSerializer, PlainValidator, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from rgsud_core.addresses import path_in_address
 from rgsud_core.errors import first_line
-from rgsud_core.settings import YAML_CHARACTERS, Percentage, Settings, read_yaml
+from rgsud_core.settings import YAML_CHARACTERS, Percentage, Settings, UserPath, expanded, read_yaml
 from trainer.data.catalogue import find
 from trainer.errors import TrainerError
 from trainer.kinds import PartError
@@ -20,29 +22,8 @@ from trainer.methods import AnyMethodSettings
 from trainer.methods.rgsud import RGSUDSettings
 from trainer.models.nafnet import PUBLISHED
 from trainer.models.registry import DerainerSettings
+from trainer.moments import AS_WRITTEN, PLAINLY, Moment, moment
 from trainer.recycling.rewards import Combination
-
-
-def _moment(*words: str) -> PlainValidator:
-    def read(value: Any, info: ValidationInfo) -> Any:
-        if value in words or (type(value) is int and value >= 0):
-            return value
-        if isinstance(value, float) and info.context == _AS_WRITTEN:
-            return Percentage(value)
-        with suppress(ValueError):
-            return Percentage.read(value)
-        example = str(Percentage(value)) if isinstance(value, float) and 0 <= value <= 1 else "50%"
-        known = ", ".join(["a number of samples (20000)", f"a share of the run ({example})", *words])
-        raise ValueError(f"{value!r} is no moment of the run: write {known}")
-
-    return PlainValidator(read, json_schema_input_type=int | str)
-
-
-_AS_WRITTEN = "as written"
-"""The context in which shares are read as earlier versions wrote them, as fractions."""
-_PLAINLY = PlainSerializer(lambda moment: str(moment) if isinstance(moment, Percentage) else moment)
-Moment = Annotated[int | Percentage, _moment(), _PLAINLY]
-"""A moment of the run: after 20000 rainy crops, or after `50%` of the run."""
 
 
 class DataSettings(Settings):
@@ -50,15 +31,15 @@ class DataSettings(Settings):
 
     set: str | None = None
     """Name of a data set of the literature, as Rain100L, whose folders are used where none are given."""
-    root: Path | None = None
+    root: UserPath | None = None
     """Folder that holds data sets, each in a folder of its name."""
-    rainy: Path
+    rainy: UserPath
     """Folder of rainy images."""
-    clean: Path
+    clean: UserPath
     """Folder of clean images of other scenes."""
-    validation_rainy: Path | None = None
+    validation_rainy: UserPath | None = None
     """Folder of the rainy images of the validation pairs, which are matched by name."""
-    validation_clean: Path | None = None
+    validation_clean: UserPath | None = None
     """Folder of the clean images of the validation pairs."""
     crop: int = Field(256, ge=32)
     """Side of the square training crops, in pixels."""
@@ -76,7 +57,7 @@ class DataSettings(Settings):
             return given
         if given.get("root") is None:
             raise ValueError("data.set goes with data.root, the folder that data sets lie in")
-        found = find(str(given["set"]), str(given["root"]))
+        found = find(str(given["set"]), expanded(given["root"]))
         folders = {"rainy": found.train_rainy, "clean": found.train_clean}
         if found.test is not None and given.get("validation_rainy") is None:
             folders |= dict(zip(("validation_rainy", "validation_clean"), found.test, strict=True))
@@ -106,7 +87,7 @@ class ScheduleSettings(Settings):
     recycle_until: Moment | None = None
     """When recycling stops and the pool is frozen. Default: never."""
     stage2_from: Annotated[
-        int | Percentage | Literal["plateau", "never"], _moment("plateau", "never"), _PLAINLY
+        int | Percentage | Literal["plateau", "never"], moment("plateau", "never"), PLAINLY
     ] = Percentage(0.5)
     """When stage 2 begins: after so many rainy crops, after a share of the run as `50%`, `never`, or at the
     `plateau`, when the pool's mean score has stopped rising."""
@@ -151,7 +132,7 @@ class RecyclingSettings(Settings):
     """Number of replacements of each image that the pool remembers, for its page."""
     sources: bool = True
     """Store each rainy image in the pool, so that its page can show it beside the reward."""
-    record: Path | None = None
+    record: UserPath | None = None
     """Folder that every candidate is written to, to compare scorers afterwards; about 300 KB each at 481x321.
     Default: none is written."""
 
@@ -223,7 +204,7 @@ class Config(Settings):
 
     name: str = "run"
     """Name of the run, and of its folder below `runs`."""
-    runs: Path = Path("runs")
+    runs: UserPath = Path("runs")
     """Folder of all runs."""
     copies: str | None = None
     """Object store (`s3://BUCKET/PREFIX`, ...) or folder that checkpoints, model and figures are copied to;
@@ -260,10 +241,28 @@ class Config(Settings):
             raise ValueError(reason)
         return self
 
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        parts = set(PurePath(name).parts)
+        if not parts or parts & {"..", "/"} or "\0" in name:
+            raise ValueError(f"{name!r} names no folder below runs: give it letters, digits and signs")
+        return name
+
     @property
     def folder(self) -> Path:
         """Where this run writes."""
         return self.runs / self.name
+
+    def pool_address(self, folder: Path | None = None) -> str:
+        """Address of the pool, with the run's folder, or where that is now."""
+        return self.recycling.pool.replace("{run}", path_in_address(folder or self.folder))
+
+    def scorer_app(self) -> str:
+        """Name of the scorer that a run on Ray deploys on Ray Serve."""
+        plain = re.sub(r"[^\w.-]", "-", self.name)
+        same = plain == self.name
+        return f"iqa-{plain}" if same else f"iqa-{plain}-{zlib.crc32(self.name.encode()):08x}"
 
 
 def load_config(recipe: str | Path, overrides: Mapping[str, Any] | Sequence[str] | None = None) -> Config:
@@ -310,10 +309,22 @@ def _parsed(override: str) -> tuple[str, Any]:
     key, separator, value = override.partition("=")
     if not separator:
         raise TrainerError(f"'{override}' is not a setting: write key=value, as in data.crop=64.")
+    if value not in ("", "null") and value[0] not in "'\"" and _is_text(key):
+        return key, value  # YAML would take a name of digits for a number, and brackets for a list
     try:
         return key, read_yaml(value)
     except yaml.YAMLError:
         raise TrainerError(f"'{override}' is not YAML after the '=': put the value in quotes.") from None
+
+
+def _is_text(key: str) -> bool:
+    """Whether a setting is a text or a path."""
+    kind: Any = Config
+    for part in key.split("."):
+        fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, Settings) else {}
+        kind = fields[part].annotation if part in fields else None
+    choices = {kind, *get_args(kind)}
+    return bool(choices & {str, Path}) and all(get_origin(one) is not Literal for one in choices)
 
 
 def read_config(folder: Path) -> Config:
@@ -325,7 +336,7 @@ def read_config(folder: Path) -> Config:
     """
     with (folder / "config.yaml").open() as file:
         tree = read_yaml(file.read(YAML_CHARACTERS + 1))
-    return Config.model_validate(tree, context=_AS_WRITTEN)
+    return Config.model_validate(tree, context=AS_WRITTEN)
 
 
 def recipes() -> list[str]:
@@ -381,4 +392,5 @@ def _sentences(problem: ValidationError) -> Iterator[tuple[str, str]]:
             for inner, message in _sentences(cause.problem):
                 yield ".".join(filter(None, (place, inner))), message
         else:
-            yield place, error["msg"].removeprefix("Value error, ")
+            quotes = ": put it in quotes" if error["type"] == "string_type" else ""
+            yield place, error["msg"].removeprefix("Value error, ") + quotes

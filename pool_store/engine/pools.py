@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import redis
 from redis.cluster import RedisCluster
@@ -143,7 +143,7 @@ def open_host(spec: str) -> PoolHost:
     if fsync not in ("always", "everysec"):
         raise PoolError(f"a pool cannot be synced '{fsync}': use fsync=always or fsync=everysec")
     if scheme == "embedded" and rest:
-        return _open_embedded(Path(rest), fsync)
+        return _open_embedded(Path(unquote(rest)), fsync)
     if scheme in _REDIS:
         return _open_redis(url, fsync, options)
     raise PoolError(f"unknown pool '{spec.rstrip('?')}': use one of {KNOWN}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,14 +49,10 @@ def demo(settings: Changes = None) -> None:
 
     config = load_config("demo", settings)
     folder, data = config.folder, write_demo_data(config.runs / "demo-data")
-    if (earlier := folder / "config.yaml").exists():
-        # Only what is needed is read: an earlier version may have had other settings.
-        if Path(yaml.safe_load(earlier.read_text())["data"]["rainy"]).resolve() != data.rainy.resolve():
-            raise TrainerError(f"{folder} holds a run on other data: choose another name=...")
-        shutil.rmtree(folder)  # every demonstration starts afresh
     places = [f"data.{name}={path}" for name, path in vars(data).items()]
     with _interruptible(f"`rgsud derain {folder}` uses it, and `rgsud demo` starts afresh"):
-        summary = run(load_config("demo", [*places, *(settings or ())]), console=console)
+        chosen = load_config("demo", [*places, *(settings or ())])
+        summary = run(chosen, fresh=True, console=console)  # every demonstration starts afresh
     measured = evaluate(folder, data.validation_rainy, data.validation_clean, sheet=folder / "demo.png")
     out = make_console()
     out.print(measured.table())

@@ -126,7 +126,7 @@ def test_bad_photographs_are_named_before_anything_is_trained(
         ("schedule.stage2_from=0.5", "schedule.stage2_from: 0.5 is no moment of the run: write a number"),
         ("schedule.seconds=0", "schedule.seconds: Input should be greater than 0"),
         ("schedule.plateau_patience=0", "greater than or equal to 1"),
-        ("data.rainy=[old]/rainy", "is not YAML after the '='"),
+        ("data.batch=[old", "is not YAML after the '='"),
         ("method.sources.2=[{name: reward_smooth, window: 30}, unet]", "30 is even"),
         (
             "method.sources.2=[{name: reward_smooth, sigma: 15}, unet]",

@@ -15,6 +15,7 @@ import numpy as np
 import PIL.Image
 
 from rgsud_core.degradation.rendered import RainLayer, RainLook, add_rain
+from rgsud_core.files import check_writable
 from rgsud_core.images import Image, read_image
 from trainer.errors import TrainerError
 
@@ -117,12 +118,13 @@ def write_demo_data(folder: Path | str, seed: int = 0) -> DemoData:
 
     Rainy, clean and validation images come from different photographs; the rain is rendered, and costs about
     as much PSNR as that of Rain100L. Does nothing where the folder holds these data already, and appears
-    whole or not at all. TrainerError where the folder holds anything else.
+    whole or not at all. TrainerError where the folder holds anything else, FileError where nothing can be
+    written.
     """
     folder = Path(folder)
     wanted = {"version": VERSION, "seed": seed}
     if not _is_complete(folder, wanted):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(folder.parent)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             _write(partial, seed)

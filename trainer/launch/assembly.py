@@ -57,12 +57,6 @@ def assemble(
     paired = METHODS.find(config.method.name).paired
     checked = check_training_data(data.rainy, data.clean, data.crop, pairs, paired=paired)
     rainy = ImageFolder(data.rainy)
-    if rank() == 0:
-        write_text(
-            config.folder / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        )
-        write_text(config.folder / "environment.json", json.dumps(_environment(), indent=2))
-
     torch.manual_seed(config.seed)
     derainer = build_derainer(config.derainer, identity_start=config.identity_start)
     if config.start is not None:
@@ -73,7 +67,7 @@ def assemble(
     scorer = open_scorer(chosen.scorer)
     stack.callback(scorer.close)
     pool = open_pool(
-        chosen.pool.replace("{run}", str(config.folder)),
+        config.pool_address(),
         fingerprint=scorer.fingerprint,
         keep=chosen.keep,
         history=chosen.history,
@@ -142,6 +136,13 @@ def assemble(
         state=TrainingState(config, method, progress, pool),
         callbacks=[*([reporter] if rank() == 0 else []), *callbacks],
     )
+
+
+def describe(config: Config, folder: Path) -> None:
+    """Write a run's configuration, as it was given, and its environment into its folder."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_text(folder / "config.yaml", text)
+    write_text(folder / "environment.json", json.dumps(_environment(), indent=2))
 
 
 def _prepare(config: Config, method: Method, rainy: ImageFolder) -> Iterator[str]:

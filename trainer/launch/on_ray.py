@@ -54,7 +54,7 @@ def run_on_ray(
         KeyboardInterrupt: the user ended the run; it has been saved.
     """
     # All paths first: in a job, Ray takes the working directory away while this runs.
-    config, modules = absolute_paths(config), search_path()
+    given, config, modules = config, absolute_paths(config), search_path()
     start = None if start is None else start.resolve()
     try:
         config.folder.mkdir(parents=True, exist_ok=True)
@@ -68,12 +68,13 @@ def run_on_ray(
         _check_pool(config)
         served = None if has_place(config.recycling.scorer) else _scorer_service(config, own)
         scaling, cpus = _scaling(config, served.cpus * served.replicas if served else 0.0)
-        scorer = _deploy(served, f"iqa-{config.name}", own, stack) if served else config.recycling.scorer
+        scorer = _deploy(served, config.scorer_app(), own, stack) if served else config.recycling.scorer
         config = _recycling(config, scorer=scorer)
         if config.recycling.pool.startswith("embedded:"):
             config = _recycling(config, pool=_embedded(config, stack))
         payload: dict[str, Any] = {
             "config": config.model_dump(mode="json"),
+            "given": given.model_dump(mode="json"),
             "start": None if start is None else str(start),
             "threads": cpus,
             "callbacks": list(callbacks),
@@ -124,7 +125,8 @@ def _worker(payload: dict[str, Any]) -> None:
     stopping = (config.folder / _STOP).exists
     try:
         begin = None if start is None else Path(start)
-        work(config, begin, [RayMetricsView()], stopping, payload["callbacks"])
+        given = Config.model_validate(payload["given"])
+        work(config, begin, [RayMetricsView()], stopping, payload["callbacks"], given)
     except (TrainerError, FileError) as problem:
         refusal.write_text(str(problem))
         raise
@@ -136,7 +138,7 @@ def absolute_paths(config: Config) -> Config:
     names = ("rainy", "clean", "validation_rainy", "validation_clean")
     places = {name: place.resolve() for name in names if (place := getattr(data, name)) is not None}
     record = config.recycling.record
-    pool = config.recycling.pool.replace("{run}", str(config.folder.resolve()))
+    pool = config.pool_address(config.folder.resolve())
     recycling = config.recycling.model_copy(
         update={
             "record": None if record is None else record.resolve(),

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from iqa_service.errors import ScorerError
+from iqa_service.registry import has_place
 from iqa_service.serving.http_client import HttpTransport
 from pool_store.client import open_pool
 from pool_store.errors import PoolError
@@ -124,13 +125,19 @@ def look(folder: Path, address: str, pool: str | None = None) -> PipelineStatus:
     except (OSError, yaml.YAMLError, ValueError) as error:
         config, problem = None, f"{folder / 'config.yaml'} cannot be read ({first_line(error)})"
     run = _run(folder, config, lines, problem)
-    place = pool or (config.recycling.pool.replace("{run}", str(folder)) if config else None)
+    place = pool or (config.pool_address(folder) if config else None)
     return PipelineStatus(
         run=run,
         pool=None if place is None else _pool(place, _last(lines, StepLine), run.state),
-        scorer=None if config is None else _scorer(config.recycling.scorer, address),
+        scorer=None if config is None else _scorer(_place_of_scorer(config), address),
         job=_job(run.name, address) if config and config.launch == "ray" else None,
     )
+
+
+def _place_of_scorer(config: Config) -> str:
+    """A run on Ray deploys its own scorer where its configuration names none that is served."""
+    scorer = config.recycling.scorer
+    return f"serve:{config.scorer_app()}" if config.launch == "ray" and not has_place(scorer) else scorer
 
 
 def _lines(path: Path) -> list[Line]:

@@ -11,6 +11,7 @@ from rgsud_core.console import make_console
 from rgsud_core.signals import until_interrupted
 from trainer.config import Config
 from trainer.errors import TrainerError
+from trainer.launch.holding import clear, holding
 from trainer.launch.worker import Summary, view_of, work
 from trainer.run import Callback
 from trainer.state.checkpoints import Checkpoints
@@ -22,6 +23,7 @@ def run(
     *,
     resume: bool = False,
     checkpoint: Path | None = None,
+    fresh: bool = False,
     console: Console | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Summary:
@@ -31,15 +33,28 @@ def run(
         config: the run.
         resume: continue from the run's newest checkpoint, or begin if there is none.
         checkpoint: start from this one. If it belongs to the run, later ones are moved to `abandoned`.
+        fresh: remove an earlier run on the same data from the run's folder first.
         console: where progress is shown.
         callbacks: called by every worker while it trains; on Ray each worker has copies of them.
 
     Raises:
-        TrainerError: the data, the folder or the checkpoint cannot be used.
+        TrainerError: the data, the folder or the checkpoint cannot be used, or another process trains there.
         ScorerError, PoolError: a service cannot be opened.
         KeyboardInterrupt: the user ended the run; it has been saved.
     """
-    console = console or make_console(stderr=True)
+    with holding(config.folder):
+        if fresh:
+            clear(config)
+        return _run(config, resume, checkpoint, console or make_console(stderr=True), callbacks)
+
+
+def _run(
+    config: Config,
+    resume: bool,
+    checkpoint: Path | None,
+    console: Console,
+    callbacks: Sequence[Callback],
+) -> Summary:
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     own = checkpoint is not None and checkpoints.holds(checkpoint)
     if resume:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from trainer.config import Config
-from trainer.launch.assembly import assemble, write_text
+from trainer.launch.assembly import assemble, describe, write_text
 from trainer.launch.estimate import make_plan, out_of_reach
 from trainer.methods.parallel import rank, wait_for_all
 from trainer.reporting.sinks import ConsoleView, JsonView, View
@@ -48,8 +48,12 @@ def work(
     views: Sequence[View],
     stopping: Callable[[], bool],
     callbacks: Sequence[Callback] = (),
+    given: Config | None = None,
 ) -> tuple[Summary, bool]:
     """Train as one worker of a run, from a checkpoint or from the beginning; worker 0 shows it in views.
+
+    A checkpoint of the run itself that is damaged makes way for the one before it. ``given`` is the
+    configuration that is written into the folder, where services of the run's own stand in ``config``.
 
     Returns:
         The summary, which worker 0 has also written into ``summary.json``, and whether the schedule is over.
@@ -58,9 +62,16 @@ def work(
     with ExitStack() as stack:
         run = assemble(config, checkpoints, views, stack, callbacks)
         if start is not None:
-            run.state.load_state_dict(checkpoints.load(start))
-            run.notice(f"Going on from {start}.")
-        elif config.recycling.synchronous:
+            state, found, problems = checkpoints.load_or_earlier(start)
+            run.state.load_state_dict(state)
+            for problem in problems:
+                run.notice(problem)
+            if problems and rank() == 0:
+                checkpoints.begin_after(found)
+            run.notice(f"Going on from {found}.")
+        if rank() == 0:
+            describe(given or config, config.folder)  # now that nothing is left that would refuse it
+        if start is None and config.recycling.synchronous:
             save(run)  # what dies before its first checkpoint begins again with the pool as it was
         run.stopping = stopping
         plan = make_plan(config, run.method, run.progress, run.rainy.load(0)) if config.report.plan else None

@@ -128,6 +128,29 @@ class Checkpoints:
             old.unlink(missing_ok=True)
         return path
 
+    def load_or_earlier(self, path: Path) -> tuple[dict[str, Any], Path, list[str]]:
+        """Read a checkpoint; where it is damaged and one of this folder, the one before it.
+
+        Returns:
+            The state, its file, and a sentence for each file that could not be read.
+
+        Raises:
+            TrainerError: none can be read.
+        """
+        problems: list[str] = []
+        earlier = [file for file in self.files() if file.name < path.name] if self.holds(path) else []
+        for candidate in (path, *reversed(earlier)):
+            try:
+                return self.load(candidate), candidate, problems
+            except TrainerError as problem:
+                if not earlier:
+                    raise
+                problems.append(str(problem))
+        raise TrainerError(
+            f"none of the checkpoints in {self._folder} can be read: restore them from a copy, or start anew "
+            "under another name=..."
+        )
+
     def load(self, path: Path | None = None) -> dict[str, Any]:
         """Read a checkpoint, by default the newest. TrainerError if it cannot be read."""
         path = path or self.newest()

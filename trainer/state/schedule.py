@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rgsud_core.settings import Percentage
-from trainer.config import Moment, ScheduleSettings
+from trainer.config import ScheduleSettings
+from trainer.moments import Moment
 
 _RISE = 0.02
 """Smallest rise of the pool's mean, in log-odds, that counts."""
