@@ -115,7 +115,9 @@ class DiskStorage:
         self, location: Path, errors: ErrorKinds = ErrorKinds(), parts: tuple[str, ...] = ()
     ) -> None:
         self._raised = errors
-        self.root = location.resolve().joinpath(*parts)
+        self._location = location.resolve()
+        self.root = self._location.joinpath(*parts)
+        self._plain: set[Path] = set()  # folders that have been found to be no links
         self.address = str(self.root)
         with self._disk("create"):
             make_folder(self.root)
@@ -192,10 +194,15 @@ class DiskStorage:
                         yield Item(os.path.relpath(path, self.root), status.st_size, status.st_mtime)
 
     def _file(self, key: str) -> Path:
-        """The file of a key. Raises OSError where a folder below the storage's own is a link."""
+        """The file of a key. Raises OSError where a folder below the location is a link."""
         path = self.root / key
-        if os.path.realpath(path.parent) != str(path.parent):
-            raise OSError(errno.ELOOP, f"{path.parent} is a link, which is not followed")
+        folder = path.parent
+        while folder != self._location and folder not in self._plain:
+            if folder.is_symlink():
+                raise OSError(errno.ELOOP, f"{folder} is a link, which is not followed")
+            if folder.is_dir():
+                self._plain.add(folder)
+            folder = folder.parent
         return path
 
     def path(self, key: str) -> str:

@@ -23,7 +23,9 @@ from rgsud_core.objects import Storage
 
 LONGEST_SIDE = 16383
 """Longest side that lossless WebP allows, in pixels."""
-SOURCES = "sources/"
+SOURCES, MARKS = "sources/", "pools/"
+CLEARED = 64
+"""Images of a pool that are removed between two looks at whether it is still to be removed."""
 THREADS = min(32, 2 * (os.cpu_count() or 2))
 """Images that a process encodes, decodes or writes at a time."""
 T = TypeVar("T")
@@ -78,7 +80,7 @@ def _threads(process: int) -> ThreadPoolExecutor:
 
 class Blobs:
     """A pool's images in its own part of a storage: candidates as `ab/abcd....webp`, where abcd... is the
-    digest; rainy images below `sources/`."""
+    digest; rainy images below `sources/`; below `pools/` the birth of the pool that they belong to."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -146,7 +148,7 @@ class Blobs:
         horizon = time.time() - older_than
         for item in self.storage.items():
             name = item.key.rpartition("/")[2].removesuffix(".webp")
-            candidate = not item.key.startswith(SOURCES)
+            candidate = not item.key.startswith((SOURCES, MARKS))
             spared = not candidate or _raw(name) in referenced
             if item.time <= horizon and not spared and self.storage.remove(item.key, older_than):
                 blobs, freed = blobs + 1, freed + item.size
@@ -154,9 +156,19 @@ class Blobs:
                 left, size = left + candidate, size + candidate * item.size
         return Swept(blobs=blobs, bytes=freed), (left, size)
 
-    def clear(self) -> None:
-        """Removes everything."""
-        for item in list(self.storage.items()):
+    def mark(self, birth: str) -> None:
+        """Stores that these are the images of the pool of that birth."""
+        self.storage.put(MARKS + birth, birth.encode())
+
+    def marked(self, birth: str) -> bool:
+        """Whether these are the images of the pool of that birth."""
+        return self.storage.touch(MARKS + birth)
+
+    def clear(self, going: Callable[[], bool] = lambda: True) -> None:
+        """Removes everything; `going` is called now and then, and ends it when it gives False."""
+        for number, item in enumerate(list(self.storage.items())):
+            if number % CLEARED == 0 and not going():
+                return
             self.storage.remove(item.key)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from pool_store.engine import records
+from pool_store.engine.connection import Script
 from pool_store.engine.shards import KEYS, PAGE, REGISTRY, Shards
 from pool_store.errors import PoolError, PoolUnavailable
 from pool_store.schemas import Damage, Swept, Verified
+
+DROP = Script("drop")
 
 
 def sweep(shards: Shards, grace_seconds: float) -> Swept:
@@ -21,7 +26,7 @@ def sweep(shards: Shards, grace_seconds: float) -> Swept:
     blobs, size = (sum(int(counts[which] or 0) for [counts] in stored) for which in (0, 1))
     swept, (left, left_size) = shards.blobs.sweep(referenced, grace_seconds)
     # The images found are the truth: a crash, or a lost answer, may have left the counts off.
-    shards.count_images(left - blobs, left_size - size)
+    shards.amend("HINCRBY", blobs=left - blobs, blob_bytes=left_size - size)
     return swept
 
 
@@ -68,9 +73,19 @@ def _replaced(shards: Shards, id: str, digest: str) -> bool:
     return entry is None or digest not in {candidate.digest for candidate in entry.candidates}
 
 
-def drop(shards: Shards) -> None:
-    """See `RewardPool.drop`."""
-    shards.transact_all(lambda pipe, key: pipe.unlink(*map(key, KEYS)))
+def drop(shards: Shards, birth: str) -> None:
+    """Removes the pool of that birth: see `RewardPool.drop`. One that was interrupted is ended by the next.
+
+    Until its images are gone the first shard tells that the pool is being removed, so that none of the same
+    name is made meanwhile, whose images would go with them.
+    """
+    run = partial(shards.server.run, DROP, shards.key(0, "meta"))
+    if not run([birth, "begin", *KEYS]):
+        return
+    shards.count = int(shards.meta().get("subpools", 1))
+    for shard in range(1, shards.count):
+        shards.transact(shard, lambda pipe, key: pipe.unlink(*map(key, KEYS)))
+    shards.blobs.clear(lambda: shards.meta().get("dropping") == birth)
     with shards.server.answering():
         shards.server.client.srem(REGISTRY, shards.name)
-    shards.blobs.clear()
+    run([birth, "end"])

@@ -19,11 +19,11 @@ from pool_store.engine.maintenance import drop, sweep, verify
 from pool_store.engine.shards import BATCH, REGISTRY, Shards, sliced
 from pool_store.engine.snapshot import FORMAT, check, restore, snapshot
 from pool_store.engine.stats import collect
-from pool_store.errors import PoolError, PoolMissing
+from pool_store.errors import PoolConflict, PoolError, PoolMissing
 from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings, Stats, Swept, Verified
 from rgsud_core.images import Image
 
-DECIDE = Script("decide")
+DECIDE, MAKE = Script("decide"), Script("make")
 _STATUS: dict[bytes, Literal["replaced", "kept", "stale", "wanted"]] = {
     b"r": "replaced",
     b"k": "kept",
@@ -63,6 +63,9 @@ class RewardPool:
         self._uncounted: list[int] = []  # bytes of the images that no offer has followed yet
         self.created = False
         meta = self.shards.meta()
+        if "dropping" in meta:  # by a process that was killed, or by another one
+            drop(self.shards, meta["dropping"])
+            meta = self.shards.meta()
         if not meta:
             if settings is None:
                 raise PoolMissing(f"there is no pool '{name}' in {self.title}: make it first")
@@ -70,6 +73,7 @@ class RewardPool:
             meta = self.shards.meta()
         check(self.title, meta, settings)
         self._birth = meta["birth"]
+        self._check_images(marked="marked" in meta)
         self.fingerprint, self.keep = meta["fingerprint"], int(meta["keep"])
         self.history_length, self.shards.count = int(meta["history"]), int(meta["subpools"])
 
@@ -91,17 +95,31 @@ class RewardPool:
             "birth": secrets.token_hex(8),
             **dict.fromkeys(("generation", "sum", "sum_rest", "rewards", "rewards_rest"), 0),
             **({"size": settings.size} if settings.size else {}),
+            "marked": 1,
         }
+        self.blobs.mark(str(fields["birth"]))
         with self.server.answering():
             if self.server.client.exists("{rgsud}:meta"):
                 raise PoolError(f"{self.title} has format 1, not {FORMAT}: use the version that wrote it")
-            self.server.client.sadd(REGISTRY, self.name)
+        arguments = [part for field in fields.items() for part in field]
         # The first shard last: the pool exists as soon as that one does.
         for shard in reversed(range(shards)):
-            made = self.shards.transact(
-                shard, lambda pipe, key: [pipe.hsetnx(key("meta"), *field) for field in fields.items()]
+            self.created = bool(self.server.run(MAKE, self.shards.key(shard, "meta"), arguments))
+        with self.server.answering():
+            self.server.client.sadd(REGISTRY, self.name)
+
+    def _check_images(self, *, marked: bool) -> None:
+        """Raises PoolConflict if these are not the images that the pool was made with."""
+        if self.blobs.marked(self._birth):
+            return
+        if marked:
+            raise PoolConflict(
+                f"{self.blobs.storage.address} does not hold the images of the pool '{self.name}' in "
+                f"{self.title}: end its address in the blobs=PLACE that it was made with"
             )
-            self.created = bool(made[0])
+        # A pool of an earlier version; the first who opens it says where its images are.
+        self.blobs.mark(self._birth)
+        self.shards.amend("HSET", marked=1)
 
     @property
     def size(self) -> int | None:
@@ -113,7 +131,7 @@ class RewardPool:
         """Stores the number of images in the data set, for the coverage."""
         if size < 1:
             raise PoolError(f"a data set cannot have {size} images: give their number")
-        self.shards.transact(0, lambda pipe, key: pipe.hset(key("meta"), "size", size))
+        self.shards.amend("HSET", size=size)
 
     def put_image(self, image: Image) -> str:
         """Stores a uint8 H,W,3 image durably and returns its digest."""
@@ -149,7 +167,7 @@ class RewardPool:
     def _count_put(self) -> None:
         """Counts the images that were put since the last offers."""
         if added := self._take_uncounted():
-            self.shards.count_images(len(added), sum(added))
+            self.shards.amend("HINCRBY", blobs=len(added), blob_bytes=sum(added))
 
     def offer(self, offer: Offer) -> Decision:
         """`offer_many` for one."""
@@ -265,14 +283,16 @@ class RewardPool:
         return snapshot(self.shards)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Replaces the contents by those of a `dump`; no other process may offer meanwhile. PoolError, and no
-        change, if the dump has another scorer or another `keep`, or if images of it have been swept."""
+        """Replaces the contents by those of a `dump`, in each shard in one step: an offer comes before it and
+        is gone, or after it. PoolError, and no change, if the dump has another scorer or another `keep`, or
+        if images of it have been swept."""
         wanted = PoolSettings(fingerprint=self.fingerprint, keep=self.keep, history=self.history_length)
         restore(self.shards, wanted, state)
 
     def drop(self) -> None:
-        """Removes the pool and its images for good. Offers are refused from the first moment."""
-        drop(self.shards)
+        """Removes the pool and its images for good. Offers are refused from the first moment; a pool of the
+        same name that was made since then stays."""
+        drop(self.shards, self._birth)
 
     def close(self) -> None:
         """Closes the connection to the server, and stops an embedded one; the contents stay."""

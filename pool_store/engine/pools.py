@@ -59,6 +59,7 @@ class PoolHost:
         self._closing = closing
         self._pools: dict[str, RewardPool] = {}
         self._lock = threading.Lock()
+        self._dropping: set[str] = set()
         self._storage: Storage = open_storage(location, errors=POOL_ERRORS)
 
     def names(self) -> list[str]:
@@ -70,6 +71,8 @@ class PoolHost:
         """Every pool that can be opened, sorted by name; one that is half dropped, or of another format, is
         left out. Raises PoolUnavailable if the server cannot be reached."""
         for name in self.names():
+            if name in self._dropping:
+                continue
             try:
                 pool = self.open(name)
             except PoolUnavailable:
@@ -90,32 +93,47 @@ class PoolHost:
         return pool, created
 
     def drop(self, name: str) -> None:
-        """Removes a pool with its images; PoolMissing if there is none."""
+        """Removes a pool with its images; PoolMissing if there is none. Until it is removed, calls for it are
+        refused with PoolUnavailable."""
+        with self._lock:
+            self._refuse_dropping(name)
+            self._dropping.add(name)
         try:
-            self.open(name).drop()
+            self._open(name, None).drop()
         except PoolMissing:
             with self.server.answering():  # what an earlier drop may have left
                 self.server.client.srem(REGISTRY, name)
             raise
+        finally:
+            self._dropping.discard(name)
+
+    def _refuse_dropping(self, name: str) -> None:
+        if name in self._dropping:
+            raise PoolUnavailable(f"the pool '{name}' is being removed: try again when that has ended")
 
     def _get(self, name: str, settings: PoolSettings | None) -> RewardPool:
+        self._refuse_dropping(name)
         known = self._pools.get(name)
         # Checked outside the lock, so that an unreachable server does not block callers of other pools.
         if known is not None and known.valid(settings):
             return known
         with self._lock:
+            self._refuse_dropping(name)
             pool = self._pools.get(name)
             if pool is known or pool is None or not pool.valid(settings):
-                pool = self._pools[name] = RewardPool(
-                    self.server,
-                    Blobs(open_storage(self._location, name, errors=POOL_ERRORS)),
-                    name=name,
-                    settings=settings,
-                    address=self._address(name),
-                    shards=self._subpools,
-                    closing=self.close,
-                )
+                pool = self._pools[name] = self._open(name, settings)
             return pool
+
+    def _open(self, name: str, settings: PoolSettings | None) -> RewardPool:
+        return RewardPool(
+            self.server,
+            Blobs(open_storage(self._location, name, errors=POOL_ERRORS)),
+            name=name,
+            settings=settings,
+            address=self._address(name),
+            shards=self._subpools,
+            closing=self.close,
+        )
 
     def ping(self) -> None:
         """Raises PoolError unless the server and the storage accept writes."""

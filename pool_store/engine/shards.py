@@ -5,7 +5,8 @@ keys under a hash tag of its own, `{rgsud:NAME:K}:`, hence on one node of a clus
 counters and sums), `entries` hash (id -> record: `common.lua`), `best` sorted set (id -> log-odds of its
 best), `released` list (digest and when it was replaced), `histogram` and `timeline` hashes, `latest` sorted
 set (the last ids replaced), `history` hash, `sources` hash (run, stage and worker -> number), `replays:0` and
-`replays:1` hashes (the last replacements and batches, so that a repeated offer gets the same answer).
+`replays:1` hashes (the last replacements and batches, so that a repeated offer gets the same answer);
+below `new:` what a restore puts aside.
 
 All entries of a shard are in one hash. Packed into many small hashes, 100,000 entries took 21 bytes each less
 on Valkey 9.1 (142 instead of 163) and 44 less on Redis 7.0 (191 instead of 235), at the price of a hash table
@@ -19,7 +20,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from pool_store.engine import records
 from pool_store.engine.connection import Script, Server
@@ -28,7 +29,7 @@ from pool_store.errors import PoolError
 from pool_store.schemas import Entry
 
 T = TypeVar("T")
-READ = Script("read")
+AMEND, READ = Script("amend"), Script("read")
 BATCH = 256
 """Offers or ids in one call of a script."""
 PAGE = 1000
@@ -82,14 +83,11 @@ class Shards:
         [found] = self.transact(0, lambda pipe, key: pipe.hgetall(key("meta")))
         return records.text(found)
 
-    def count_images(self, number: int, size: int) -> None:
-        """Adds to the number and the bytes of the stored images."""
-
-        def queue(pipe: Any, key: Key) -> None:
-            pipe.hincrby(key("meta"), "blobs", number)
-            pipe.hincrby(key("meta"), "blob_bytes", size)
-
-        self.transact(0, queue)
+    def amend(self, command: Literal["HSET", "HINCRBY"], **fields: int) -> None:
+        """Changes fields of the first shard's `meta`; PoolError if the pool has been dropped."""
+        self.server.run(
+            AMEND, self.key(0, "meta"), [command, *(part for item in fields.items() for part in item)]
+        )
 
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
         """The entries of those ids that have one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,14 +11,18 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pool_store.engine import records
+from pool_store.engine.connection import Script
 from pool_store.engine.dump_schema import check_dump
-from pool_store.engine.shards import KEYS, Key, Shards, sliced
-from pool_store.engine.stats import COUNTERS, Totals
+from pool_store.engine.shards import Key, Shards, sliced
+from pool_store.engine.stats import Totals
 from pool_store.errors import PoolConflict, PoolError
 from pool_store.schemas import Entry, HistoryItem, PoolSettings
 
 FORMAT, DUMP_FORMAT = "4", "3"
 """Versions of what a pool looks like in Redis, and of its dumps."""
+RESTORE, SOURCES = Script("restore"), Script("sources")
+ASIDE_SECONDS = 3600
+"""Time after which what a killed restore has put aside is removed."""
 _SETTINGS = ("fingerprint", "keep", "history")
 _SUMS = (("sum", "sum_rest"), ("rewards", "rewards_rest"))
 _HISTORY: TypeAdapter[list[HistoryItem]] = TypeAdapter(list[HistoryItem])
@@ -127,38 +132,40 @@ def _fill(
     fields: Mapping[str, Mapping[str, Any]],
     dropped: set[bytes],
 ) -> None:
-    before, sources = shards.transact(
-        shard, lambda pipe, key: [pipe.hgetall(key(name)) for name in ("meta", "sources")]
-    )
+    """Puts a shard's new contents aside, page by page, and then in the place of the present ones at once."""
+    first = shards.key(shard, "meta")
+    sources = sorted({records.source(held.lineage) for entry in entries for held in entry.candidates})
+    numbers: dict[bytes, int] = {}
+    birth, _ = shards.server.run(SOURCES, first, [])
+    for page in sliced(sources):
+        birth, found = shards.server.run(SOURCES, first, page)
+        numbers.update(zip(page, found, strict=True))
+    packed = {entry.id: records.pack_entry(entry, numbers.__getitem__) for entry in entries}
     now = shards.server.now().to_bytes(4)
-    numbers = {source: int(number) for source, number in sources.items()}
-    packed = {
-        entry.id: records.pack_entry(entry, lambda source: numbers.setdefault(source, len(numbers)))
-        for entry in entries
+    hashes = {
+        "histogram": fields.get("histogram", {}),
+        "timeline": fields.get("timeline", {}),
+        "entries": packed,
+        "history": {id: histories[id] for id in packed if histories[id]},
     }
-    past = {id: histories[id] for id in packed if histories[id]}
-    hashes = {**fields, "sources": numbers, "entries": packed, "history": past}
-    scores = {entry.id: entry.best.log_odds for entry in entries}
     newest = sorted(entries, key=lambda entry: entry.best.lineage.time)[-records.LATEST :]
-    counted = [
-        field
-        for field in records.text(before)
-        if field in (*COUNTERS[:3], "size") or field.startswith("stage:")
-    ]
+    aside = f"new:{secrets.token_hex(8)}:"
 
-    def queue(pipe: Any, key: Key) -> None:
-        pipe.unlink(*(key(name) for name in KEYS if name not in ("meta", "sources", "released")))
-        if counted:
-            pipe.hdel(key("meta"), *counted)
-        pipe.hset(key("meta"), mapping=dict.fromkeys((name for pair in _SUMS for name in pair), 0))
-        for name, mapping in hashes.items():
-            for page in sliced([*mapping.items()]):
-                pipe.hset(key(name), mapping=dict(page))
-        for page in sliced([*scores.items()]):
-            pipe.zadd(key("best"), dict(page))
-        if newest:
-            pipe.zadd(key("latest"), {entry.id: entry.best.lineage.time for entry in newest})
-        for digests in sliced(sorted(dropped)):
-            pipe.rpush(key("released"), *(digest + now for digest in digests))
+    def put_aside(name: str, command: str, *arguments: Any, **options: Any) -> None:
+        def queue(pipe: Any, key: Key) -> None:
+            getattr(pipe, command)(key(aside + name), *arguments, **options)
+            pipe.expire(key(aside + name), ASIDE_SECONDS)
 
-    shards.transact(shard, queue)
+        shards.transact(shard, queue)
+
+    for name, mapping in hashes.items():
+        for items in sliced([*mapping.items()]):
+            put_aside(name, "hset", mapping=dict(items))
+    for members in sliced([(entry.id, entry.best.log_odds) for entry in entries]):
+        put_aside("best", "zadd", dict(members))
+    if newest:
+        put_aside("latest", "zadd", {entry.id: entry.best.lineage.time for entry in newest})
+    for digests in sliced(sorted(dropped)):
+        put_aside("released", "rpush", *(digest + now for digest in digests))
+    held = [part for field in fields.get("meta", {}).items() for part in field]
+    shards.server.run(RESTORE, first, [birth, aside, len(entries), *held])

@@ -42,7 +42,9 @@ class Backend:
             pool.close()
 
     def files(self) -> list[Path]:
-        return [path for path in self.blobs.rglob("*") if path.is_file()]
+        """Images, and what writing them may have left."""
+        found = self.blobs.rglob("*")
+        return [path for path in found if path.is_file() and path.parent.name != "pools"]
 
     def file(self, digest: str) -> Path:
         return next(path for path in self.files() if path.stem == digest)

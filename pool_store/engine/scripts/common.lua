@@ -10,3 +10,18 @@ local meta = KEYS[1]
 local prefix = meta:sub(1, -5)
 local best, entries = prefix .. 'best', prefix .. 'entries'
 local GONE = 'the database was emptied while the pool was open'
+local MOST = 2 ^ 24 - 1
+
+-- The number of a source, which it keeps.
+local function number_of(source)
+  local key = prefix .. 'sources'
+  local place = tonumber(redis.call('HGET', key, source) or nil)
+  if not place then
+    place = redis.call('HLEN', key)
+    if place > MOST then
+      error('the pool has candidates of too many runs')
+    end
+    redis.call('HSET', key, source, place)
+  end
+  return place
+end

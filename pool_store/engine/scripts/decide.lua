@@ -1,4 +1,5 @@
 -- Decides a batch of offers, in their order, in one atomic step: the one way into a pool.
+-- Everything is read and computed first and written last, so that a batch that fails has changed nothing.
 -- ARGV: fingerprint of the client's pool, number and bytes of images to count as stored, number of sources, the
 -- sources (stage (1), worker (2), run), then all offers in one: each flag, hash of the id (4), log-odds (8),
 -- digest (32), time (8), step (4), number of its source (2), bytes of its id (2), id. Flags: S of another scorer
@@ -6,7 +7,6 @@
 -- Returns, packed for every offer, a letter and the entry's best log-odds (NaN: none): r replaced, k kept,
 -- s stale, w wanted: would enter, or follows one that would; nothing was done, offer again with C.
 local REMEMBERED = 2048 -- replacements and batches at least, twice as many at most, that are recognised
-local MOST = 2 ^ 24 - 1
 
 local bound = redis.call('HMGET', meta, 'fingerprint', 'keep', 'history', 'generation',
   'sum', 'sum_rest', 'rewards', 'rewards_rest')
@@ -19,6 +19,9 @@ local clock = redis.call('TIME')
 
 -- Sums are kept as a double and what it lacks (Knuth's two-sum), or a million replacements would blur them.
 local sum, rewards = {tonumber(bound[5]), tonumber(bound[6])}, {tonumber(bound[7]), tonumber(bound[8])}
+if not (keep and history and sum[1] and sum[2] and rewards[1] and rewards[2]) then
+  return redis.error_reply('its settings are damaged')
+end
 local function add(total, value)
   local high = total[1] + value
   local part = high - total[1]
@@ -41,15 +44,7 @@ for i = 5, known do
   stages[i - 4] = ARGV[i]:byte(1)
 end
 local function source(number)
-  if not sources[number] then
-    local key = prefix .. 'sources'
-    local place = redis.call('HGET', key, ARGV[4 + number])
-    if not place then
-      place = redis.call('HLEN', key)
-      redis.call('HSET', key, ARGV[4 + number], place)
-    end
-    sources[number] = struct.pack('>I3', tonumber(place))
-  end
+  sources[number] = sources[number] or struct.pack('>I3', number_of(ARGV[4 + number]))
   return sources[number]
 end
 
@@ -105,6 +100,9 @@ local function kept(i)
   return 'k'
 end
 
+-- What the batch makes of the entries and histories that it changes.
+local changed, pasts = {}, {}
+
 -- Enters the candidate in the place that it deserves, instead of the one at `rival`.
 local function enter(id, at, score, candidates, rival, held, stage, number)
   if rival then
@@ -130,8 +128,8 @@ local function enter(id, at, score, candidates, rival, held, stage, number)
   if history > 0 then
     -- time, step, stage, log-odds, digest; newest first
     local item = packed:sub(at + 45, at + 56) .. struct.pack('>Bd', stage, score) .. packed:sub(at + 13, at + 44)
-    local past = redis.call('HGET', prefix .. 'history', id) or ''
-    redis.call('HSET', prefix .. 'history', id, (item .. past):sub(1, history * #item))
+    local past = pasts[id] or redis.call('HGET', prefix .. 'history', id) or ''
+    pasts[id] = (item .. past):sub(1, history * #item)
   end
 end
 
@@ -152,7 +150,7 @@ local function decide(i)
     return kept(i)
   end
 
-  local record = redis.call('HGET', entries, id)
+  local record = changed[id] or redis.call('HGET', entries, id)
   local digest = packed:sub(at + 13, at + 44)
   local candidates, held, replaced = {}, nil, 0
   if record then
@@ -189,7 +187,7 @@ local function decide(i)
     parts[#parts + 1] = struct.pack('>d', candidates[place][1])
     parts[#parts + 1] = candidates[place][2]
   end
-  redis.call('HSET', entries, id, table.concat(parts))
+  changed[id] = table.concat(parts)
   known_as[tag] = 'r'
   remember[#remember + 1], remember[#remember + 2] = tag, 'r'
   return 'r'
@@ -199,6 +197,19 @@ for i = 1, #ids do
   answers[i] = struct.pack('>c1d', decide(i), scores[ids[i]] or 0 / 0)
 end
 
+local timeline, minute = prefix .. 'timeline', math.floor(clock[1] / 60)
+local in_minute = redis.call('HGET', timeline, minute) or '0 0'
+local offers_before, replacements_before = in_minute:match('^(%d+) (%d+)$')
+if not offers_before then
+  return redis.error_reply('its timeline is damaged')
+end
+
+for id, record in pairs(changed) do
+  redis.call('HSET', entries, id, record)
+end
+for id, past in pairs(pasts) do
+  redis.call('HSET', prefix .. 'history', id, past)
+end
 if ranked[1] then
   redis.call('ZADD', best, unpack(ranked))
   for bin, change in pairs(bins) do
@@ -235,13 +246,8 @@ if offers > 0 then
       'rewards', string.format('%.17g', rewards[1]), 'rewards_rest', string.format('%.17g', rewards[2]))
   end
 
-  local timeline, minute = prefix .. 'timeline', math.floor(clock[1] / 60)
-  local before = redis.call('HGET', timeline, minute)
-  if before then
-    local o, r = before:match('(%d+) (%d+)')
-    redis.call('HSET', timeline, minute, (o + offers) .. ' ' .. (r + replacements))
-  else
-    redis.call('HSET', timeline, minute, offers .. ' ' .. replacements)
+  redis.call('HSET', timeline, minute, (offers_before + offers) .. ' ' .. (replacements_before + replacements))
+  if in_minute == '0 0' then
     for _, old in ipairs(redis.call('HKEYS', timeline)) do
       if tonumber(old) <= minute - MINUTES then
         redis.call('HDEL', timeline, old)
