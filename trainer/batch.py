@@ -60,7 +60,7 @@ class Batch:
     source: Tensor | None = None
     """Which source of the method's list each crop takes its rain from, int64 N."""
     gain: Tensor | None = None
-    """How many times as strong the derainer sees the rain of each pseudo pair, N,1,1,1."""
+    """How many times as strong the derainer sees the rain of each pseudo pair, N,1,1,1 or N,3,1,1."""
 
     def __len__(self) -> int:
         return len(self.O_r)

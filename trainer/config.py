@@ -81,6 +81,8 @@ class ScheduleSettings(Settings):
     """Rainy crops to train on, whatever the batch and the number of machines."""
     seconds: float | None = Field(None, gt=0)
     """Training time, without evaluations, after which the run ends early. Default: no limit."""
+    learning_rate: Literal["constant", "cosine"] = "constant"
+    """Learning rates over the run: those of the optimizers (`constant`), or from them to 0 (`cosine`)."""
     recycle_from: Moment = 0
     """When recycling starts: candidates are scored and offered to the pool. 20000 is after 20000 rainy crops,
     `50%` is half-way through the run."""

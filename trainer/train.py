@@ -14,7 +14,7 @@ from trainer.restore.evaluation import evaluate_pairs
 from trainer.restore.inference import derain_image
 from trainer.run import Run, Step
 from trainer.state.checkpoints import save_model
-from trainer.state.schedule import finished, recycles, stage2_due
+from trainer.state.schedule import finished, learning_rate, recycles, stage2_due
 
 
 def train(run: Run) -> None:
@@ -54,15 +54,17 @@ def train(run: Run) -> None:
 
 
 def goes_on(run: Run) -> bool:
-    """Whether there is another step, and of which stage: worker 0 decides for all."""
+    """Whether there is another step, of which stage, and at which rate: worker 0 decides for all."""
     schedule, progress = run.config.schedule, run.progress
-    ends, stage2 = False, False
+    ends, stage2, rate = False, False, round(1e6 * learning_rate(schedule, progress))
     if rank() == 0:
         ends = finished(schedule, progress) or run.stopping()
         if not ends and progress.stage == 1 and stage2_due(schedule, progress):
             pool = run.pool.stats()
             stage2 = pool is not None and pool.entries >= max(1, schedule.minimum_rewards * len(run.rainy))
-    ends, stage2 = map(bool, as_worker_0(ends, stage2))
+    decided = as_worker_0(ends, stage2, rate)
+    ends, stage2 = map(bool, decided[:2])
+    run.method.set_rate(decided[2] / 1e6)
     if stage2:
         progress.stage = 2
         for callback in run.callbacks:

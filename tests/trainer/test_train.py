@@ -335,3 +335,39 @@ def test_a_pool_that_is_empty_is_no_reading_of_the_plateau(config: Config) -> No
     progress = Checkpoints(config.folder / "checkpoints", 3).load()["progress"]
     stage1 = [line for line in _lines(plateau, "evaluation") if line["stage"] == 1 and line["samples"] > 24]
     assert len(progress["readings"]) == len(stage1)
+
+
+def test_a_run_begins_from_trained_weights_and_its_rate_falls(config: Config, tmp_path: Path) -> None:
+    launch.run(config, console=_quiet())
+    rates: list[float] = []
+
+    class Rates(Callback):
+        def on_begin(self, run: Run) -> None:
+            trained = load_derainer(config.folder).state_dict()
+            for name, value in run.method.derainer.state_dict().items():
+                assert torch.equal(value, trained[name])
+
+        def on_step(self, run: Run, step: Step) -> None:
+            rates.append(run.method.derainer_optimizer.param_groups[0]["lr"])
+
+    again = _with(config, schedule={"learning_rate": "cosine"})
+    again = again.model_copy(update={"name": "again", "start": str(config.folder)})
+    launch.run(again, console=_quiet(), callbacks=[Rates()])
+    assert rates[0] == config.method.derainer_optimizer.lr
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.2 * rates[0]
+
+
+def test_rendered_rain_needs_no_rainy_photograph(config: Config) -> None:
+    tree = config.model_dump(mode="json")
+    tree["data"]["rainy"] = tree["data"]["clean"]
+    tree["method"] = {
+        "sources": [{"name": "rendered", "maps": 2}],
+        "overlay": "add",
+        "discriminator": None,
+        "camera": {},
+    }
+    tree["schedule"] |= {"recycle_from": "100%", "stage2_from": "never"}
+    launch.run(Config.model_validate(tree), console=_quiet())
+    with pytest.raises(TrainerError, match="photographs are both in"):
+        launch.run(Config.model_validate(tree | {"method": {}, "name": "gan"}), console=_quiet())

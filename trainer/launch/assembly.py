@@ -55,7 +55,9 @@ def assemble(
     if data.validation_rainy is not None and data.validation_clean is not None:
         pairs = (data.validation_rainy, data.validation_clean)
     paired = METHODS.find(config.method.name).paired
-    checked = check_training_data(data.rainy, data.clean, data.crop, pairs, paired=paired)
+    # Who needs no rainy photograph may name the clean ones in both places.
+    alone = data.rainy == data.clean and not config.method.needs_rainy
+    checked = check_training_data(data.rainy, data.clean, data.crop, pairs, paired=paired or alone)
     rainy = ImageFolder(data.rainy)
     torch.manual_seed(config.seed)
     derainer = build_derainer(config.derainer, identity_start=config.identity_start)

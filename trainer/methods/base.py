@@ -66,6 +66,11 @@ class MethodSettings(PartSettings):
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward passes (autocast)."""
 
+    @property
+    def needs_rainy(self) -> bool:
+        """Whether it learns anything from the rainy photographs."""
+        return True
+
     def networks(self) -> dict[str, Settings]:
         """Settings of the networks beside the derainer, by name: a checkpoint fits where they are equal."""
         return {}
@@ -138,6 +143,12 @@ class Method(ABC):
         if batch.B_rw is not None and self.settings.rain_brightens:
             batch = replace(batch, B_rw=torch.minimum(batch.B_rw, batch.O_r))
         return batch
+
+    def set_rate(self, rate: float) -> None:
+        """Set all learning rates to ``rate`` times those of the settings."""
+        for name in self.parts:
+            if isinstance(part := getattr(self, name), Adam):
+                part.param_groups[0]["lr"] = rate * getattr(self.settings, name).lr
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from rgsud_core.degradation.rain import RainModel
 from rgsud_core.settings import Settings
 from trainer.batch import Batch
 from trainer.methods.base import Method, MethodSettings, OptimizerSettings, adam
+from trainer.methods.camera import Camera, CameraSettings
 from trainer.methods.losses import lsgan_loss, psnr_loss, ssim_loss
 from trainer.methods.sources import SOURCES, AnySource, Finding, Flat, RewardSmoothSettings, Source
 from trainer.models.dem import DEM, DEMSettings
@@ -59,6 +60,8 @@ class RGSUDSettings(MethodSettings):
     towards the luma `radiance` (`blend`), or added or blended as the rainy photographs show it (`auto`)."""
     radiance: float | None = Field(None, gt=0.2, le=1)
     """Luma of blended rain, in [0,1]. Default: estimated from the rainy photographs."""
+    camera: CameraSettings | None = None
+    """What becomes of pseudo rainy crops and of their truth: mist, noise, compression. Default: nothing."""
     generator: GeneratorSettings = GeneratorSettings()
     """Sizes of the generator G, which is the overlay `resnet`."""
     dem: DEMSettings = DEMSettings()
@@ -143,6 +146,10 @@ class RGSUDSettings(MethodSettings):
         """Whether DEM has its U-Net."""
         return "unet" in self.names
 
+    @property
+    def needs_rainy(self) -> bool:
+        return self.discriminator is not None or self.names != ["rendered"]
+
     def uses(self, image: str) -> bool:
         """Whether a term of the losses lays rain over the image, as ``B_r``."""
         terms = (*self.adversarial_terms, *(["B_r,F_r"] if self.self_reconstruction else []))
@@ -209,6 +216,7 @@ class RGSUD(Method):
         }
         self.drawing = [source for source in self._by_name.values() if source.draws]
         self.model = RainModel(settings.radiance if settings.overlay in ("blend", "auto") else None)
+        self.camera = None if settings.camera is None else Camera(settings.camera)
         if settings.overlay == "resnet":
             self.G = Generator(settings.generator).to(**self._place)
         if settings.has_unet:
@@ -250,6 +258,10 @@ class RGSUD(Method):
             chosen[takes] = index
             left &= ~takes
         gain = None if self.settings.rain_gain == 1 else self._gains(len(batch))
+        if self.camera is not None:
+            tint = self.camera.tint(len(batch), self.steps)
+            gain = tint if gain is None else gain * tint
+            batch = replace(batch, B_u=self.camera.scene(batch.B_u, self.steps))
         return replace(batch, source=chosen, gain=gain)
 
     def rain(self, batch: Batch) -> Tensor:
@@ -280,14 +292,16 @@ class RGSUD(Method):
         with self.autocast(), frozen(D):
             F_r = self.rain(batch)
             O1 = self.lay(F_r, B_u) if D is not None else None
-            shown = self._shown(batch, F_r, O1)
+            shown, truth = self._shown(batch, F_r, O1), B_u
+            if self.camera is not None:
+                shown, truth = self.camera.photograph(shown, truth, self.steps)
             B1, B_r = self._derained(shown, O_r if reinforces or judges_derained else None)
             losses: dict[str, Tensor] = {}
             if D is not None and O1 is not None:
                 fakes = self._fakes(batch, F_r, O1, B1, B_r)
                 judged = torch.cat([fakes[term] for term in s.adversarial_terms])
                 losses["adv"] = len(s.adversarial_terms) * lsgan_loss(D(judged), real=True)
-            losses |= {"psnr": psnr_loss(B1, B_u), "ssim": ssim_loss(B1, B_u)}
+            losses |= {"psnr": psnr_loss(B1, truth), "ssim": ssim_loss(B1, truth)}
             total = s.lambda1 * (losses["psnr"] + losses["ssim"])
             if D is not None:
                 total = s.adversarial_weight * losses["adv"] + total

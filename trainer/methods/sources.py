@@ -26,7 +26,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 from torch import Tensor
 
 from rgsud_core.degradation.rain import RainModel
-from rgsud_core.degradation.rendered import random_look, render_rain
+from rgsud_core.degradation.rendered import dense_look, random_look, render_rain
 from rgsud_core.images import Image
 from rgsud_core.settings import Percentage
 from trainer.batch import Batch, Crop
@@ -245,6 +245,11 @@ class RenderedSettings(SourceSettings):
     """Strength of the weakest shower; 1 costs a photograph about as much as the rain of Rain100L."""
     strongest: float = Field(2.0, gt=0)
     """Strength of the strongest shower."""
+    dense: Percentage = Percentage(0)
+    """Share of the pictures that show a downpour: overlapping, mostly faint streaks, as in real photographs;
+    the others show sparse, crisp ones, as in Rain100L."""
+    dry: Percentage = Percentage(0)
+    """Share of the crops that get no rain, so that a clean photograph stays as it is."""
 
 
 class Rendered(Source):
@@ -273,12 +278,17 @@ class Rendered(Source):
         picture = self._map(int(rng.integers(self.settings.maps)))
         top, left = rng.integers(0, self.side - self.crop + 1, 2)
         rain = picture[top : top + self.crop, left : left + self.crop]
-        return np.ascontiguousarray(rain[:, :: rng.choice((-1, 1))])
+        rain = rain[:, :: rng.choice((-1, 1))]
+        return np.zeros_like(rain) if rng.uniform() < self.settings.dry else np.ascontiguousarray(rain)
 
     def _map(self, number: int) -> NDArray[np.uint8]:
         if number not in self._maps:
             rng = np.random.default_rng((self.seed, 5, number))
-            look = random_look(rng, rng.uniform(self.settings.weakest, self.settings.strongest))
+            dense = rng.uniform() < self.settings.dense
+            strength = rng.uniform(self.settings.weakest, self.settings.strongest)
+            look = dense_look(rng) if dense else random_look(rng, strength)
             light = render_rain(self.side, self.side, look, rng)
+            # What lies over the whole picture alike is mist, which no derainer of streaks can see.
+            light = (light - np.percentile(light, 5)).clip(min=0)
             self._maps[number] = np.rint(255 * light).astype(np.uint8)
         return self._maps[number]

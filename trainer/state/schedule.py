@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -59,6 +60,14 @@ def seconds_left(schedule: ScheduleSettings, position: Position, samples_per_sec
 def reached(schedule: ScheduleSettings, position: Position, moment: Moment) -> bool:
     """Whether a moment, in samples or as a share of the run, has come."""
     return (share(schedule, position) if isinstance(moment, Percentage) else position.samples) >= moment
+
+
+def learning_rate(schedule: ScheduleSettings, position: Position) -> float:
+    """What the learning rates of the settings are multiplied with, in [0,1]."""
+    if schedule.learning_rate == "constant":
+        return 1.0
+    over = min(1.0, share(schedule, position))
+    return (1 + math.cos(math.pi * over)) / 2
 
 
 def recycles(schedule: ScheduleSettings, position: Position) -> bool:

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from rgsud_core.degradation.rain import RainModel
 from tests.trainer.methods.small import N, batch, method, same, weights
-from trainer.batch import Batch
+from trainer.batch import Batch, Crop
 from trainer.methods.rgsud import RGSUD
+from trainer.methods.sources import SOURCES
 
 WITHOUT_GAN: dict[str, Any] = {"overlay": "add", "discriminator": None}
 ASKING = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
@@ -165,3 +167,38 @@ def test_a_question_would_be_seen() -> None:
     made = method(sources=["rendered"], **WITHOUT_GAN)
     made.__class__ = Asking
     assert _questions(made, _batch()) != []
+
+
+def test_camera_changes_the_truth_with_the_rainy_crop() -> None:
+    made = method(sources=["rendered"], camera={"pale": "100%", "compressed": "100%"}, **WITHOUT_GAN)
+    given = _batch([True, True, True])
+    prepared = made.prepare(given.images())
+    assert prepared.gain is not None
+    assert prepared.gain.shape == (3, 3, 1, 1)
+    assert not torch.equal(prepared.B_u, given.B_u)
+    assert made.step(given)["psnr"].isfinite()
+
+
+@pytest.mark.parametrize(
+    ("settings", "low", "high"),
+    [({"dry": "100%"}, 0, 0), ({}, 0.001, 0.3), ({"dense": "100%"}, 0.001, 0.3)],
+    ids=["dry", "sparse", "dense"],
+)
+def test_rendered_rain_is_as_its_settings_say(settings: dict[str, str], low: float, high: float) -> None:
+    source = SOURCES.build(SOURCES.settings({"name": "rendered", "maps": 6, **settings}))
+    list(source.prepare([], 64, 0, RainModel()))
+    crops = [Crop("a", 0, 0, 64, False)] * 16
+    rain, has = source.draw(3, crops)
+    assert has.all()
+    assert low <= rain.float().mean() / 255 <= high
+    assert torch.equal(rain, source.draw(3, crops)[0])
+
+
+def test_a_downpour_covers_more_than_a_shower() -> None:
+    def covered(dense: str) -> float:
+        source = SOURCES.build(SOURCES.settings({"name": "rendered", "maps": 12, "dense": dense}))
+        list(source.prepare([], 64, 0, RainModel()))
+        rain, _ = source.draw(0, [Crop("a", 0, 0, 64, False)] * 32)
+        return float((rain > 5).float().mean())
+
+    assert covered("100%") > 1.5 * covered("0%")
