@@ -24,6 +24,9 @@ from pool_store.schemas import (
 from rgsud_core.addresses import parse_address
 from rgsud_core.images import Image
 
+_BYTES_AT_ONCE = 256 << 20
+"""Images that are held to be uploaded together, in bytes of pixels."""
+
 
 class Pool(Protocol):
     """The reward pool as trainers see it; `RewardPool` documents each method and its errors."""
@@ -116,7 +119,13 @@ def offer_images(pool: Pool, offers: Sequence[Offer], image_of: Callable[[str], 
     wanted = [index for index, decision in enumerate(decisions) if decision.status == "wanted"]
     if wanted:
         again = [offers[index] for index in wanted]
-        pool.put_images([image_of(digest) for digest in dict.fromkeys(offer.digest for offer in again)])
+        images: list[Image] = []
+        for digest in dict.fromkeys(offer.digest for offer in again):
+            images.append(image_of(digest))
+            if sum(image.nbytes for image in images) > _BYTES_AT_ONCE:
+                pool.put_images(images)
+                images = []
+        pool.put_images(images)
         for index, decision in zip(wanted, pool.offer_many(again), strict=True):
             if decision.status == "wanted":
                 missing = f"the image of '{offers[index].id}' was removed before it was decided on"

@@ -13,25 +13,31 @@ import io
 import itertools
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pool_store.client import Pool, offer_images
-from pool_store.engine.images import digest_of
+from pool_store.engine.images import digest_of, header_size
 from pool_store.errors import PoolConflict, PoolError
+from pool_store.export_files import ExportFiles, cut_short, lines, read, reading
 from pool_store.schemas import Digest, Entry, ImageId, Kept, Lineage, Offer, PoolSettings
-from rgsud_core.images import Image
+from rgsud_core.errors import first_line
+from rgsud_core.images import MEGAPIXELS_VARIABLE, Image, pixel_limit
 
 T = TypeVar("T")
 Format = Literal["webp", "png"]
 SETTINGS, TABLE = "pool.json", "rewards.csv"
 BATCH = 16
-"""Candidates offered at a time, whose images may all be in memory."""
+"""Candidates offered at a time."""
+MEGAPIXELS = 100
+"""Largest image that is imported, in millions of pixels, where `RGSUD_MAX_MEGAPIXELS` sets no other limit."""
+_BYTES_A_PIXEL, _SPARE_BYTES = 4, 64 << 10
+"""Largest file of an image, by the pixels that one may have."""
+_SETTINGS_BYTES = 64 << 10
 
 
 class Row(BaseModel):
@@ -51,9 +57,12 @@ class Row(BaseModel):
     time: float
     replacements: int
 
-    def lineage(self) -> Lineage:
-        """Where the candidate came from."""
-        return Lineage(run=self.run, step=self.step, stage=self.stage, worker=self.worker, time=self.time)
+    def offer(self, fingerprint: str) -> Offer:
+        """The candidate as it is offered; PoolError or ValidationError where a figure is none."""
+        lineage = Lineage(run=self.run, step=self.step, stage=self.stage, worker=self.worker, time=self.time)
+        return Offer(
+            id=self.id, log_odds=self.log_odds, fingerprint=fingerprint, digest=self.digest, lineage=lineage
+        )
 
 
 class Moved(BaseModel):
@@ -103,27 +112,29 @@ def export_pool(pool: Pool, target: Path, format: Format = "webp") -> Moved:
 def import_pool(pool: Pool, source: Path) -> Moved:
     """Offers a pool everything in an export: what it holds already, or better, stays.
 
-    PoolConflict where the export is another scorer's; PoolError where a file that the pool wants is missing
-    or is not the image that the table says. What came before it has been imported; repeating it is harmless.
+    PoolConflict where the export is another scorer's; PoolError where it is no export, cut short, or made to
+    harm, and where a file that the pool wants is missing or is not the image that the table says. What came
+    before it has been imported; repeating it is harmless.
     """
     ids: set[str] = set()
     candidates = replaced = 0
-    with _reading(source) as read:
-        settings = _settings(read(SETTINGS), source)
+    with reading(source) as files:
+        settings = _settings(files, source)
         if settings.fingerprint != pool.fingerprint:
             raise PoolConflict(
                 f"{source} holds scores of scorer '{settings.fingerprint}', the pool those of "
                 f"'{pool.fingerprint}': import it into a pool of its own, then rescore"
             )
-        table = _rows(read(TABLE), source)
+        table = _rows(files, pool.fingerprint, source)
         while rows := list(itertools.islice(table, BATCH)):
             by_digest = {row.digest: row for row in rows}
 
             def image_of(digest: str, rows: Mapping[str, Row] = by_digest) -> Image:
-                return _checked(read(rows[digest].file), rows[digest], source)
+                row, limit = rows[digest], pixel_limit(MEGAPIXELS)
+                data = read(files, row.file, _BYTES_A_PIXEL * limit + _SPARE_BYTES)
+                return _checked(data, row, source, limit)
 
-            offers = [_offer(row, pool.fingerprint) for row in rows]
-            decisions = offer_images(pool, offers, image_of)
+            decisions = offer_images(pool, [row.offer(pool.fingerprint) for row in rows], image_of)
             replaced += sum(decision.status == "replaced" for decision in decisions)
             ids.update(row.id for row in rows)
             candidates += len(rows)
@@ -174,13 +185,17 @@ def rescore_pool(
 
 def settings_of(source: Path) -> PoolSettings:
     """Settings of an exported pool; PoolError if `source` is not an export."""
-    with _reading(source) as read:
-        return _settings(read(SETTINGS), source)
+    with reading(source) as files:
+        return _settings(files, source)
 
 
-def _settings(data: bytes, source: Path) -> PoolSettings:
+def _settings(files: ExportFiles, source: Path) -> PoolSettings:
     try:
-        return PoolSettings.model_validate_json(data)
+        return PoolSettings.model_validate_json(read(files, SETTINGS, _SETTINGS_BYTES))
+    except FileNotFoundError:  # it is written last
+        if (source / "rewards").exists() or (source / TABLE).exists():
+            raise cut_short(source) from None
+        raise
     except ValidationError as error:
         raise PoolError(f"{source}/{SETTINGS} is not of an export: {error.errors()[0]['msg']}") from None
 
@@ -225,31 +240,41 @@ def _encoded(pool: Pool, candidate: Kept, image: Image, format: Format) -> bytes
     return file.getvalue()
 
 
-def _offer(row: Row, fingerprint: str) -> Offer:
-    return Offer(
-        id=row.id, log_odds=row.log_odds, fingerprint=fingerprint, digest=row.digest, lineage=row.lineage()
-    )
-
-
-def _rows(data: bytes, source: Path) -> Iterator[Row]:
-    for number, fields in enumerate(csv.DictReader(io.StringIO(data.decode("utf-8", "replace"))), start=2):
+def _rows(files: ExportFiles, fingerprint: str, source: Path) -> Iterator[Row]:
+    table = csv.DictReader(lines(files, TABLE))
+    while True:
         try:
+            fields = next(table, None)
+            if fields is None:
+                return
             row = Row.model_validate(fields)
-            row.lineage()
-            yield row
-        except (ValidationError, PoolError) as error:
+            row.offer(fingerprint)
+        except (ValidationError, csv.Error, PoolError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise PoolError(f"line {number} of {source}/{TABLE} is wrong: {reason}") from None
+            raise PoolError(f"line {table.line_num} of {source}/{TABLE} is wrong: {reason}") from None
+        yield row
 
 
-def _checked(data: bytes, row: Row, source: Path) -> Image:
+def _checked(data: bytes, row: Row, source: Path, limit: int) -> Image:
     try:
+        width, height = header_size(data)
+        if width * height > limit:
+            raise PoolError(
+                f"'{row.file[:200]}' of {source} has {width} x {height} pixels, more than {limit / 1e6:g} "
+                f"millions: if it is yours, set {MEGAPIXELS_VARIABLE} to a higher number"
+            )
         with Pillow.open(io.BytesIO(data), formats=["WEBP", "PNG"]) as file:
+            if file.size != (width, height):
+                raise ValueError("it has two sizes")
             image = np.array(file.convert("RGB"))
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise PoolError(f"'{row.file}' of {source} is no image ({error}): export it again") from None
+    except PoolError:
+        raise
+    except Exception as error:  # damage raises what the decoder of that format happens to raise
+        raise PoolError(
+            f"'{row.file[:200]}' of {source} is no image ({first_line(error)}): export it again"
+        ) from None
     if digest_of(image) != row.digest:
-        raise PoolError(f"'{row.file}' of {source} is not the image of the table: export it again")
+        raise PoolError(f"'{row.file[:200]}' of {source} is not the image of the table: export it again")
     return image
 
 
@@ -281,30 +306,4 @@ def _writing(target: Path) -> Iterator[_Write]:
     except OSError as error:
         raise PoolError(
             f"cannot export to {target}: {error.strerror or error}; choose another place"
-        ) from error
-
-
-@contextlib.contextmanager
-def _reading(source: Path) -> Iterator[Callable[[str], bytes]]:
-    try:
-        with contextlib.ExitStack() as stack:
-            tar = stack.enter_context(tarfile.open(source)) if source.is_file() else None
-
-            def read(name: str) -> bytes:
-                path = PurePosixPath(name)
-                if path.is_absolute() or ".." in path.parts:
-                    raise PoolError(f"{source} names a file outside of itself, '{name}': do not trust it")
-                if tar is None:
-                    return (source / name).read_bytes()
-                member = tar.extractfile(name)
-                if member is None:
-                    raise PoolError(f"'{name}' of {source} is no file: export it again")
-                return member.read()
-
-            yield read
-    except (KeyError, OSError, tarfile.TarError) as error:
-        reason = getattr(error, "strerror", None) or str(error).strip("'\"")
-        name = getattr(error, "filename", None) or source
-        raise PoolError(
-            f"cannot import {name}: {reason}; give the folder or the .tar of an export"
         ) from error

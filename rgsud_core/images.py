@@ -63,7 +63,7 @@ def opened(path: Path | str) -> Iterator[PIL.Image.Image]:
     Raises:
         FileError: whatever goes wrong, in a sentence that names the file.
     """
-    limit = _limit()
+    limit = pixel_limit()
     try:
         # A pipe would be waited for, and a device never ends.
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -154,10 +154,15 @@ def _check_size(path: Path | str, size: tuple[int, int], limit: int) -> None:
         )
 
 
-def _limit() -> int:
+def pixel_limit(megapixels: float = MEGAPIXELS) -> int:
+    """Largest image in pixels: `RGSUD_MAX_MEGAPIXELS` millions, or else so many.
+
+    Raises:
+        FileError: the variable holds no number.
+    """
     given = os.environ.get(MEGAPIXELS_VARIABLE, "")
     try:
-        return int(float(given or MEGAPIXELS) * 1_000_000)
+        return int(float(given or megapixels) * 1_000_000)
     except (ValueError, OverflowError):
         raise FileError(f"{MEGAPIXELS_VARIABLE}={given} is no number of megapixels.") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -48,6 +49,31 @@ def digest_of(image: Image) -> str:
     digest = hashlib.sha256(f"{image.shape[0]}x{image.shape[1]} ".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
+
+
+def is_webp(data: bytes) -> bool:
+    """Whether a file begins as plain lossless WebP."""
+    return data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8L"
+
+
+def is_png(data: bytes) -> bool:
+    """Whether a file begins as PNG."""
+    return data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR" and len(data) > 24
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """Width and height in the header of PNG or plain lossless WebP: decoders allocate them when they open it.
+
+    Raises:
+        ValueError: it is of neither format, or has no header.
+    """
+    if is_webp(data) and len(data) >= 25 and data[20] == 0x2F:
+        bits = int.from_bytes(data[21:25], "little")  # twice 14, after a signature
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if is_png(data):
+        width, height = struct.unpack(">II", data[16:24])
+        return width, height
+    raise ValueError("no header of PNG or lossless WebP")
 
 
 def encode(image: Image) -> bytes:

@@ -9,12 +9,11 @@ import struct
 import numpy as np
 from PIL import Image as Pillow
 
-from pool_store.engine.images import LONGEST_SIDE, opened
+from pool_store.engine.images import LONGEST_SIDE, header_size, is_png, is_webp, opened
 from pool_store.errors import PoolDamaged
 from rgsud_core.http.problems import Problem
 from rgsud_core.images import Image
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _SPARE = 1024
 """Bytes that lossless WebP may take beyond those of the pixels and a quarter."""
 _REMEDY = "send an RGB image as PNG or as plain lossless WebP"
@@ -30,13 +29,14 @@ def size_of(body: bytes, pixels: int) -> tuple[int, int]:
         Problem: 415 for another format, 413 for more than `pixels` (half of them in PNG), 422 for a
             damaged image.
     """
-    if _is_webp(body):
-        width, height = _webp_size(body)
-    elif body.startswith(_PNG) and body[12:16] == b"IHDR" and len(body) > 24:
-        width, height = struct.unpack(">II", body[16:24])
-        pixels //= 2  # it is encoded again, which takes three times the memory of decoding
-    else:
+    if not (is_webp(body) or is_png(body)):
         raise Problem(415, f"the body is neither PNG nor lossless WebP: {_REMEDY}")
+    try:
+        width, height = header_size(body)
+    except ValueError as error:
+        raise Problem(422, f"the image is damaged ({error}): {_REMEDY}") from None
+    if is_png(body):
+        pixels //= 2  # it is encoded again, which takes three times the memory of decoding
     if width * height > pixels or max(width, height) > LONGEST_SIDE:
         raise Problem(
             413,
@@ -52,7 +52,7 @@ def decode_upload(body: bytes, size: tuple[int, int]) -> tuple[Image, bytes | No
     Raises:
         Problem: 422 for a damaged image.
     """
-    kind = "WEBP" if _is_webp(body) else "PNG"
+    kind = "WEBP" if is_webp(body) else "PNG"
     try:
         with Pillow.open(io.BytesIO(body), formats=[kind]) as file:
             if file.size != size:
@@ -69,18 +69,6 @@ def decode_upload(body: bytes, size: tuple[int, int]) -> tuple[Image, bytes | No
     if length > 1.25 * image.nbytes + _SPARE:
         raise Problem(422, f"the image takes {length} bytes, which are more than its pixels: {_REMEDY}")
     return image, b"RIFF" + (12 + length).to_bytes(4, "little") + body[8 : 20 + length]
-
-
-def _is_webp(body: bytes) -> bool:
-    return body[:4] == b"RIFF" and body[8:16] == b"WEBPVP8L"
-
-
-def _webp_size(body: bytes) -> tuple[int, int]:
-    """Width and height in a VP8L header: a signature, then twice 14 bits."""
-    if len(body) < 25 or body[20] != 0x2F:
-        raise Problem(422, f"the image is damaged (no WebP header): {_REMEDY}")
-    bits = int.from_bytes(body[21:25], "little")
-    return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
 
 
 def stored_pixels(encoded: bytes, name: str) -> int:

@@ -244,3 +244,14 @@ def test_many_previews_take_bounded_memory_and_give_it_back(serve: Callable[...,
     peak, now = (int(re.findall(rf"{name}:\s*(\d+) kB", status)[0]) >> 10 for name in ("VmHWM", "VmRSS"))
     assert peak < 700  # all at a time they would take some 5 GB
     assert now < 200
+
+
+def test_a_hostile_export_ends_the_import_with_code_2_and_a_sentence(
+    filled: Any, rgsud: Any, tmp_path: Path
+) -> None:
+    rgsud("export", filled.spec, tmp_path / "out")
+    (tmp_path / "out" / "rewards" / "day" / "a.webp").unlink()
+    os.mkfifo(tmp_path / "out" / "rewards" / "day" / "a.webp")
+    code, _, errors = rgsud("import", tmp_path / "out", f"embedded:{tmp_path / 'pool'}")
+    assert (code, "Traceback" in errors) == (2, False)
+    assert "is no file but a link or a device" in " ".join(errors.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,7 @@ def test_refuses_another_scorers_export(tcp: Any, pool: Pool, tmp_path: Path) ->
         ("stage", r"line 2 of .*rewards.csv is wrong: Input should be greater than or equal to 1"),
         ("escape", r"names a file outside of itself, '\.\./"),
         ("settings", "pool.json is not of an export"),
+        ("interrupted", "is cut short, its export or its copy was interrupted"),
         ("empty", "cannot import .*pool.json: No such file .*give the folder or the .tar of an export"),
     ],
 )
@@ -121,8 +123,11 @@ def test_refuses_a_damaged_export(tcp: Any, pool: Pool, tmp_path: Path, damage: 
         table.write_text(table.read_text().replace("rewards/", "../rewards/"))
     elif damage == "settings":
         (out / "pool.json").write_text("{}")
-    else:
+    elif damage == "interrupted":
         (out / "pool.json").unlink()
+    else:
+        shutil.rmtree(out)
+        out.mkdir()
     with pytest.raises(PoolError, match=message):
         import_pool(empty(tcp, pool), out)
 
@@ -133,7 +138,7 @@ def test_refuses_to_overwrite_and_what_is_no_archive(pool: Pool, tmp_path: Path)
     for name in ("there", "there.tar"):
         with pytest.raises(PoolError, match=f"cannot export to .*{name}: File exists; choose another place"):
             export_pool(pool, tmp_path / name)
-    with pytest.raises(PoolError, match=r"cannot import .*there\.tar"):
+    with pytest.raises(PoolError, match=r"there\.tar is no tar archive, compressed or damaged"):
         import_pool(pool, tmp_path / "there.tar")
 
 
@@ -142,7 +147,7 @@ def test_a_tar_without_its_images(tcp: Any, pool: Pool, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "out.tar", "w") as tar:
         for name in ("pool.json", "rewards.csv"):
             tar.add(tmp_path / "out" / name, name)
-    with pytest.raises(PoolError, match=r"cannot import .*out\.tar: filename '.*webp' not found"):
+    with pytest.raises(PoolError, match=r"cannot import .*out\.tar/.*webp: No such file"):
         import_pool(empty(tcp, pool), tmp_path / "out.tar")
 
 
