@@ -46,6 +46,13 @@ class _Found(NamedTuple):
     path: Path
 
 
+class _Heatmaps(NamedTuple):
+    """Where heatmaps go."""
+
+    target: Path
+    folder: bool
+
+
 def score(
     images: _Images,
     scorer: Annotated[
@@ -55,7 +62,7 @@ def score(
     rainy: _Rainy = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output, not a table.")] = False,
     heatmap: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="Draw where each image looks degraded: a .png for one image, a folder for several."
         ),
@@ -66,11 +73,10 @@ def score(
 
     problems: list[str] = []
     found = _find(images, problems)
-    if heatmap is not None:
-        _check_heatmap(heatmap, len(found))
+    drawings = None if heatmap is None else _heatmaps(heatmap, len(found))
     backend = open_scorer(scorer)
     try:
-        rows = _score_all(backend, found, rainy, heatmap, problems)
+        rows = _score_all(backend, found, rainy, drawings, problems)
     finally:
         backend.close()
     _show(backend, rows, as_json)
@@ -87,7 +93,9 @@ def reference(
     """Write the reference of an ensemble: how its members score some images."""
     from iqa_service.registry import open_scorer
     from iqa_service.scorers.ensemble import write_reference
+    from rgsud_core.files import check_writable
 
+    check_writable(output.parent)
     problems: list[str] = []
     candidates = [candidate for _, candidate in _load(_find(images, problems), rainy, problems)]
     written = write_reference(open_scorer, of, candidates, output)
@@ -101,7 +109,7 @@ def _score_all(
     backend: ScoreBackend,
     found: dict[str, _Found],
     rainy: Path | None,
-    heatmap: Path | None,
+    drawings: _Heatmaps | None,
     problems: list[str],
 ) -> list[tuple[str, float]]:
     rows: list[tuple[str, float]] = []
@@ -110,8 +118,8 @@ def _score_all(
     def flush() -> None:
         scored = _scored(backend, held, problems)
         rows.extend((name, log_odds) for (name, _), log_odds in scored)
-        if heatmap is not None:
-            _draw(backend, scored, heatmap, problems)
+        if drawings is not None:
+            _draw(backend, scored, drawings, problems)
         held.clear()
 
     for named in _load(found, rainy, problems):
@@ -143,22 +151,29 @@ def _score_patiently(backend: ScoreBackend, candidates: list[Candidate]) -> NDAr
     return backend.score(candidates)
 
 
-def _check_heatmap(target: Path, images: int) -> None:
+def _heatmaps(given: str, images: int) -> _Heatmaps:
+    """Where heatmaps go, tried before the work: a name with a suffix is a file, unless it ends in ``/``."""
     from matplotlib.backend_bases import FigureCanvasBase
 
-    if images > 1 and target.suffix:
-        raise ScorerError(f"--heatmap {target} is one file for {images} images: give a folder")
-    if target.suffix and target.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+    from rgsud_core.files import check_writable
+
+    target = Path(given)
+    folder = given.endswith("/") or target.is_dir() or not target.suffix
+    if images > 1 and not folder:
+        raise ScorerError(f"--heatmap {target} is one file for {images} images: give a folder, {given}/")
+    if not folder and target.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
         raise ScorerError(f"--heatmap {target} has no suffix of an image format: end it in .png")
+    check_writable(target if folder else target.parent)
+    return _Heatmaps(target, folder)
 
 
 def _draw(
-    backend: ScoreBackend, scored: list[tuple[_Named, float]], target: Path, problems: list[str]
+    backend: ScoreBackend, scored: list[tuple[_Named, float]], drawings: _Heatmaps, problems: list[str]
 ) -> None:
     from iqa_service.heatmap import draw_heatmap, tile_scores
 
     for (name, candidate), log_odds in scored:
-        path = target if target.suffix else target / f"{name}.png"
+        path = drawings.target / f"{name}.png" if drawings.folder else drawings.target
         title = f"{name}: log-odds {log_odds:+.2f} by {backend.name}"
         try:
             draw_heatmap(candidate.image, tile_scores(backend, candidate), title, path)

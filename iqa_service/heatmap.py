@@ -70,13 +70,14 @@ def draw_heatmap(image: Image, field: NDArray[np.float32], title: str, path: Pat
     columns = 2 if width < 1.6 * height else 1
     rows = 2 // columns
     each = 5.5 if columns == 2 else 8.0  # inches across
+    tall = min(max(height / width, 0.1), 5.0)  # a strip would be a figure too large to be drawn
     figure = Figure(
-        figsize=(each * columns + 1.3, each * height / width * rows + 0.7 + 0.3 * rows),
+        figsize=(each * columns + 1.3, each * tall * rows + 0.7 + 0.3 * rows),
         dpi=120,
         layout="constrained",
     )
     plain, marked = figure.subplots(rows, columns)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     plain.imshow(image)
     plain.set_title("the image", fontsize="medium")
     marked.imshow(np.repeat(image.mean(axis=2, keepdims=True) / 255, 3, axis=2))

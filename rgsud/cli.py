@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from typing import NoReturn
@@ -38,6 +39,9 @@ console = make_console(stderr=True)
 
 def main() -> None:
     """Run the command; an error is one sentence and exit code 2, Ctrl-C is exit code 130."""
+    for stream in (sys.stdout, sys.stderr):  # what they cannot show, as names that are no text, is escaped
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # On shared cores, OpenMP threads that spin for each other take the time from the one that works.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
     try:

@@ -37,6 +37,7 @@ class HttpTransport:
             self._client = httpx.Client(
                 base_url=self._url,
                 timeout=timeout,
+                trust_env=False,  # a proxy does not know the machines here, and one for SOCKS needs more
                 headers={"Authorization": f"Bearer {token.get_secret_value()}"} if token else None,
             )
         except httpx.InvalidURL as problem:

@@ -11,6 +11,7 @@ import typer
 
 from rgsud_core.console import make_console
 from rgsud_core.errors import RgsudError
+from rgsud_core.files import check_writable
 
 console = make_console(stderr=True)
 Model = Annotated[str, typer.Argument(help="A run's folder, or a .safetensors file.")]
@@ -110,6 +111,7 @@ def pretrain_scorer(
     """Train the compact scorer daclip-lite on degradations that it renders itself."""
     from iqa_service.pretraining.train import PretrainSettings, pretrain
 
+    check_writable(output.parent)
     settings = PretrainSettings(photographs=photographs, output=output, steps=steps, seed=seed)
     with _progress("Pretraining") as show:
 

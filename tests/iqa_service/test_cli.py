@@ -195,3 +195,12 @@ def test_a_folder_is_listed_as_by_every_command(monkeypatch, capsys, folder: Pat
     assert "1 entries of" in said.err
     assert run(monkeypatch, folder, "--scorer", "local:random") == 0
     assert "it[copy]:car:" in capsys.readouterr().out
+
+
+def test_a_heatmap_of_any_shape_and_name_is_drawn(monkeypatch, capsys, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name, size in (("$x_1$ and $", (64, 64)), ("strip", (2000, 40)), ("tall", (40, 2000))):
+        PIL.Image.new("RGB", size, "grey").save(tmp_path / "in" / f"{name}.png")
+    target = f"{tmp_path}/heat.2024/"
+    assert run(monkeypatch, tmp_path / "in", "--scorer", "local:random", "--heatmap", target) == 0
+    assert len(list(Path(target).iterdir())) == 3

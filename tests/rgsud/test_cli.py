@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -285,3 +286,114 @@ def test_an_interrupted_run_says_that_it_is_saved_and_other_commands_do_not(
         said = capsys.readouterr().err
         assert "rgsud: interrupted." in said
         assert "saved" not in said
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    from trainer.models.registry import build_derainer, serialise_derainer
+
+    path = tmp_path / "small.safetensors"
+    path.write_bytes(serialise_derainer(build_derainer("nafnet-tiny", identity_start=True), "nafnet-tiny"))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["photo[copy]", "d[/bold]", "it :car: is", "[red]x[/]", "x" * 120, "a\udce9"]
+)
+def test_names_are_shown_as_they_are(
+    name: str,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "in" / f"{name.replace('/', '-')}.jpg"
+    path.parent.mkdir()
+    path.write_text("no image")
+    assert _rgsud(monkeypatch, "derain", model, path.parent, tmp_path / "out") == 2
+    assert str(path).encode(errors="backslashreplace").decode() in capsys.readouterr().err
+    assert (
+        _rgsud(monkeypatch, "train", "demo", f"data.rainy={path}", "data.clean=nowhere", "launch=inline") == 2
+    )
+    assert str(path).encode(errors="backslashreplace").decode() in capsys.readouterr().err
+    assert _rgsud(monkeypatch, "status", path.parent) == 0
+
+
+@pytest.mark.parametrize("output", ["/dev/full", "closed"])
+def test_an_output_that_cannot_be_written_is_a_sentence(output: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from rgsud.cli import main; main()", "settings"]
+    if output == "closed":
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        said = process.communicate()[1] if process.stderr is None else process.stderr.read()
+        assert process.wait() == 1
+    else:
+        with Path(output).open("w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        said = done.stderr
+        assert done.returncode == 2
+        assert "the output cannot be read or written (No space left on device)" in said
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("derain", "MODEL", "rainy", "/proc/none/out"),
+        ("evaluate", "MODEL", "val/rainy", "val/clean", "--sheet", "/proc/none/x.png"),
+        ("score", "rainy", "--heatmap", "/proc/none/x"),
+        ("scorer", "reference", "niqe,musiq", "rainy", "--output", "/proc/none/x.json"),
+        ("scorer", "pretrain", "rainy", "--output", "/proc/none/x.safetensors"),
+        ("demo", "runs=/proc/none", "launch=inline"),
+        ("train", "demo", "data.rainy=rainy", "data.clean=clean", "runs=/proc/none", "launch=inline"),
+    ],
+)
+def test_where_results_cannot_go_is_said_before_the_work(
+    arguments: tuple[str, ...],
+    model: Path,
+    photographs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the work has begun")
+
+    for place in (
+        "rgsud.api.evaluate_pairs",
+        "trainer.restore.files.derain_image",
+        "trainer.launch.start.work",
+    ):
+        monkeypatch.setattr(place, never)
+    monkeypatch.chdir(photographs)
+    assert _rgsud(monkeypatch, *(str(model) if word == "MODEL" else word for word in arguments)) == 2
+    said = capsys.readouterr().err
+    assert "/proc/none" in said
+    assert "cannot be written" in said
+
+
+def test_an_interrupted_derain_says_how_to_go_on(
+    model: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer.restore import files
+
+    real, calls = files.derain_image, []
+
+    def one(*given: object, **options: object) -> object:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files, "derain_image", one)
+    out = photographs / "out"
+    assert _rgsud(monkeypatch, "derain", model, photographs / "rainy", out) == 130
+    assert f"2 derained: {out}; --skip-existing goes on" in capsys.readouterr().err
+    assert _rgsud(monkeypatch, "derain", model, photographs / "rainy", out) == 2
+    assert "--skip-existing leaves them" in capsys.readouterr().err
+    assert _rgsud(monkeypatch, "derain", model, photographs / "rainy", out, "--skip-existing") == 0
+    assert len(list(out.iterdir())) == 4
+    assert "2 derained" in capsys.readouterr().err

@@ -44,7 +44,8 @@ def compare(derained: Iterable[Image], pairs: PairedFolder) -> list[list[Panel]]
 
 
 def contact_sheet(rows: Sequence[Sequence[Panel]], path: Path | str, width: int = 360) -> None:
-    """Writes rows of captioned pictures, each scaled to `width` pixels, as one image file.
+    """Writes rows of captioned pictures as one image file, each scaled to fit into `width` pixels and three
+    times that height.
 
     Raises TrainerError where there is no row, FileError where the file cannot be written.
     """
@@ -52,7 +53,7 @@ def contact_sheet(rows: Sequence[Sequence[Panel]], path: Path | str, width: int 
         raise TrainerError("A contact sheet needs one row of images at least.")
     gap, caption, size = 10, 26, 14
     font = PIL.ImageFont.load_default(size)
-    heights = [max(round(width * p.image.shape[0] / p.image.shape[1]) for p in row) for row in rows]
+    heights = [max(_scaled(panel.image, width)[1] for panel in row) for row in rows]
     columns = max(len(row) for row in rows)
     sheet = PIL.Image.new(
         "RGB",
@@ -64,10 +65,18 @@ def contact_sheet(rows: Sequence[Sequence[Panel]], path: Path | str, width: int 
     for row, height in zip(rows, heights, strict=True):
         for column, panel in enumerate(row):
             left = gap + column * (width + gap)
-            scaled = (width, round(width * panel.image.shape[0] / panel.image.shape[1]))
+            scaled = _scaled(panel.image, width)
             sheet.paste(
                 PIL.Image.fromarray(panel.image).resize(scaled, PIL.Image.Resampling.LANCZOS), (left, top)
             )
-            draw.text((left + 2, top + height + 4), panel.caption, fill=(40, 40, 40), font=font)
+            # Names of files need not be text.
+            caption_text = panel.caption.encode(errors="backslashreplace").decode()
+            draw.text((left + 2, top + height + 4), caption_text, fill=(40, 40, 40), font=font)
         top += height + caption + gap
     save_image(np.asarray(sheet), Path(path))
+
+
+def _scaled(image: Image, width: int) -> tuple[int, int]:
+    """Width and height of a picture on a sheet."""
+    scale = min(width / image.shape[1], 3 * width / image.shape[0])
+    return max(1, round(scale * image.shape[1])), max(1, round(scale * image.shape[0]))

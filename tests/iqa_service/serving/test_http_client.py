@@ -188,3 +188,12 @@ def test_a_bad_address_is_put_right(spec, reason):
     with pytest.raises(ScorerError) as error:
         open_scorer(spec)
     assert reason in str(error.value)
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9", "nonsense"])
+def test_a_service_is_called_itself_whatever_proxy_is_set(serve, line, china, monkeypatch, variable, proxy):
+    monkeypatch.setenv(variable, proxy)
+    remote = open_scorer(serve(line).url)
+    assert len(remote.score([Candidate("a", china)])) == 1
+    remote.close()

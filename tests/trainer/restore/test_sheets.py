@@ -35,3 +35,10 @@ def test_a_contact_sheet_shows_every_panel(pairs, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["sheet.png"]
     with pytest.raises(TrainerError, match="one row"):
         contact_sheet([], tmp_path / "none.png")
+
+
+@pytest.mark.parametrize("shape", [(1, 5000, 3), (5000, 1, 3), (1, 1, 3)])
+@pytest.mark.parametrize("caption", ["", "caf\udce9 $x_", "a\nb"])
+def test_strips_and_odd_names_are_drawn(shape, caption, tmp_path):
+    contact_sheet([[Panel(np.zeros(shape, np.uint8), caption)]], tmp_path / "sheet.png", width=60)
+    assert max(PIL.Image.open(tmp_path / "sheet.png").size) < 300
