@@ -18,17 +18,19 @@ PoolName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 """Name of a pool, unique on its server."""
 
 ID_LENGTH = 256
-_SEGMENT = r"[\w@+,;=~#%&!$'()\[\]{}][\w.@+,;=~#%&!$'()\[\]{} \-]*"
+_NO_TEXT = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff/\\"
+_SEGMENT = f"[^.{_NO_TEXT}][^{_NO_TEXT}]*"
 ID_PATTERN = f"^{_SEGMENT}(/{_SEGMENT})*$"
-"""Relative paths without suffix: no segment is empty or begins with a dot, nothing escapes a folder."""
+"""Relative paths without suffix, of any characters that are text: no segment is empty or begins with a dot,
+nothing escapes a folder."""
 
 
 def image_id(id: str) -> str:
     """The id itself; PoolError unless it has at most 256 characters and matches `ID_PATTERN`."""
     if len(id) > ID_LENGTH or not re.fullmatch(ID_PATTERN[1:-1], id):
         raise PoolError(
-            f"{id[:80]!r} cannot name an image in the pool: use at most {ID_LENGTH} letters, digits "
-            "and common signs in a relative path whose parts begin with none of '.', '-' and ' '"
+            f"{id[:80]!r} cannot name an image in the pool: use at most {ID_LENGTH} characters, no backslash "
+            "and nothing that is no text, in a relative path whose parts begin with no dot"
         )
     return id
 

@@ -132,10 +132,27 @@ def test_opens_for_its_own_scorer_and_keep_only(backend: Any, make_offer: MakeOf
     assert scores(backend.open(), "a") == [1.0]
 
 
-@pytest.mark.parametrize("id", ["day/rain 1", "Größe/雨", "rain (1)#2", "a{b}c/{d}", "x" * 256])
-def test_ids_are_relative_paths(backend: Any, make_offer: MakeOffer, id: str) -> None:
+NAMES = [
+    *("day/rain 1", "Größe/雨", "rain (1)#2", "a{b}c/{d}", "x" * 256, "-dash/ blank", "—em—dash–"),
+    *(
+        "A\u0308 decomposed",
+        "ｆｕｌｌ！？＃",
+        "12:30:01",
+        'what?*|<>"',
+        "rain 🌧️👩‍👩‍👧",
+        "100%41%2F",
+        "a..b/c...",
+        "~",
+    ),
+]
+
+
+@pytest.mark.parametrize("id", NAMES)
+def test_ids_are_relative_paths(backend: Any, make_offer: MakeOffer, picture: Picture, id: str) -> None:
     pool = backend.open()
     pool.offer(make_offer(pool, id, 1.0, 1))
+    pool.put_source(id, picture(2))
+    assert np.array_equal(pool.source(id), picture(2))
     assert [best(pool, [id]), list(pool.entries([id])), [entry.id for entry in pool.scan()]] == [
         {id: 1.0},
         [id],

@@ -102,7 +102,7 @@ class Evaluation(_Result):
     def table(self) -> Table:
         """One row per image and one of means, each measure as rainy -> derained."""
         table = Table(title=f"Protocol {self.protocol}, {len(self.rows)} images, gain {self.gain_db:+.2f} dB")
-        table.add_column("image")
+        table.add_column("image", overflow="fold")
         for heading in ("PSNR-Y, dB", "SSIM-Y", "PSNR-RGB, dB", "SSIM-RGB"):
             table.add_column(heading, justify="right")
 
