@@ -16,19 +16,25 @@ from pydantic import (
     model_validator,
 )
 
+from pool_store.engine.records import BINS, MINUTES
 from pool_store.errors import PoolError
 from pool_store.schemas import LARGEST, Digest, ImageId, Kept
 
-_COUNTER = re.compile(r"offers|replacements|stale|stage:[0-9]{1,3}:(offers|replacements)")
-_Count = Annotated[str, Field(pattern=r"^[0-9]{1,15}$")]
+_COUNTER = re.compile(r"offers|replacements|stale|stage:[1-9][0-9]{0,2}:(offers|replacements)")
+_COUNT = r"^(0|[1-9][0-9]{0,14})$"
+_BIN = rf"^({'|'.join(map(str, range(BINS)))})$"
+_LARGEST_SUM = 1e60
+"""Above any sum of float32 numbers that a pool can hold; a larger one might overflow later."""
+_Count = Annotated[str, Field(pattern=_COUNT)]
+_Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,14}$")]
 _Figure = Annotated[int, Field(ge=0, lt=2**53)]
 _Few = Annotated[int, Field(ge=0, lt=2**24)]
 _Score = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
 
 
 def _finite(text: str) -> str:
-    if not abs(float(text)) < float("inf"):
-        raise ValueError("not a finite number")
+    if not abs(float(text)) < _LARGEST_SUM:
+        raise ValueError("no sum of scores")
     return text
 
 
@@ -63,6 +69,8 @@ class _Entry(_Part):
         scores = [candidate.log_odds for candidate in self.candidates]
         if scores != sorted(scores, reverse=True):
             raise ValueError("the candidates are not in order, best first")
+        if len({candidate.digest for candidate in self.candidates}) < len(self.candidates):
+            raise ValueError("an image is there twice")
         return self
 
 
@@ -79,13 +87,15 @@ class _Meta(BaseModel):
     fingerprint: str
     keep: _Count
     history: _Count
-    size: _Count | None = None
+    size: _Size | None = None
     sum: _Sum
     sum_rest: _Sum
     rewards: _Sum
     rewards_rest: _Sum
-    histogram: dict[Annotated[str, Field(pattern=r"^[0-9]{1,3}$")], _Figure]
-    timeline: dict[Annotated[str, Field(pattern=r"^[0-9]{1,12}$")], _Decided]
+    histogram: dict[Annotated[str, Field(pattern=_BIN)], _Figure]
+    timeline: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}$")], _Decided], Field(max_length=100 * MINUTES)
+    ]
 
     @model_validator(mode="after")
     def _known(self) -> _Meta:
@@ -108,9 +118,14 @@ def check_dump(state: Mapping[str, Any]) -> None:
     place: tuple[str, ...] = ()
     try:
         _Dump.model_validate(state)
-        place = ("entries",)
+        place, keep = ("entries",), int(state["meta"]["keep"])
         for entry in state["entries"].items():  # one by one, so that other threads run in between
-            _ENTRIES.validate_python(dict([entry]))
+            found = _ENTRIES.validate_python(dict([entry]))
+            if any(len(parts.candidates) > keep for parts in found.values()):
+                raise PoolError(
+                    f"not a dump of a pool ('{entry[0][:80]}' has more candidates than {keep}): "
+                    "restore what a dump gave, unchanged"
+                )
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, (*place, *first["loc"])))[:200]

@@ -15,7 +15,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
 from pool_store.errors import PoolDamaged, PoolError, PoolMissing
 from pool_store.schemas import Swept
@@ -29,6 +28,7 @@ CLEARED = 64
 """Images of a pool that are removed between two looks at whether it is still to be removed."""
 THREADS = min(32, 2 * (os.cpu_count() or 2))
 """Images that a process encodes, decodes or writes at a time."""
+MEND = "put that image again, restore it from a copy, or delete the pool"
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -114,28 +114,41 @@ class Blobs:
     def put(self, image: Image, digest: str | None = None) -> Stored:
         """Stores the image durably; `digest` saves computing it."""
         digest = digest or digest_of(image)
-        return Stored(digest, 0) if self.touch(digest) else self.put_encoded(digest, encode(image))
+        height, width, _ = image.shape
+        whole = self.whole(digest, width, height)
+        return Stored(digest, 0) if whole else self.put_encoded(digest, encode(image))
 
     def put_encoded(self, digest: str, data: bytes) -> Stored:
-        """Stores lossless WebP whose decoded image has been found to have that digest."""
-        return Stored(digest, len(data) if self.storage.put(_key(digest), data) else 0)
+        """Stores lossless WebP whose decoded image has been found to have that digest, instead of what may be
+        damaged."""
+        new = self.storage.put(_key(digest), data)
+        if not new:
+            self.storage.replace(_key(digest), data)
+        return Stored(digest, len(data) if new else 0)
+
+    def whole(self, digest: str, width: int, height: int) -> bool:
+        """Whether the image, of that size, is stored and undamaged; if so, its age for sweeps restarts."""
+        if not self.touch(digest):
+            return False
+        try:
+            data = self.encoded(digest)
+            if not is_webp(data) or header_size(data) != (width, height):  # nothing larger is decoded
+                return False
+            check(data, digest, self.storage.path(_key(digest)))
+        except (PoolDamaged, PoolMissing, ValueError):
+            return False
+        return True
 
     def encoded(self, digest: str) -> bytes:
         """The image as it is stored: lossless WebP, unchecked; PoolMissing if it is not there."""
         try:
             return self.storage.get(_key(digest))
         except PoolMissing as error:
-            raise PoolMissing(f"{error}: restore it from a copy, or delete the pool") from None
+            raise PoolMissing(f"{error}: {MEND}") from None
 
     def get(self, digest: str) -> Image:
         """The image; PoolMissing if it is not there, PoolDamaged if it does not match its digest."""
-        path = self.storage.path(_key(digest))
-        image = decode(self.encoded(digest), path)
-        if digest_of(image) != digest:
-            raise PoolDamaged(
-                f"blob {path} is corrupt (other pixels): restore it from a copy, or delete the pool"
-            )
-        return image
+        return check(self.encoded(digest), digest, self.storage.path(_key(digest)))
 
     def touch(self, digest: str) -> bool:
         """Whether the image is stored; if so, its age for sweeps restarts."""
@@ -214,6 +227,14 @@ def _raw(name: str) -> bytes | None:
         return None
 
 
+def check(data: bytes, digest: str, path: str) -> Image:
+    """Decodes lossless WebP; PoolDamaged that names `path` if it does not match its digest."""
+    image = decode(data, path)
+    if digest_of(image) != digest:
+        raise PoolDamaged(f"blob {path} is corrupt (other pixels): {MEND}")
+    return image
+
+
 def decode(data: bytes, path: str) -> Image:
     """Decodes lossless WebP; PoolDamaged that names `path` if it is damaged."""
     with opened(data, path) as file:
@@ -226,7 +247,5 @@ def opened(data: bytes, path: str) -> Iterator[Pillow.Image]:
     try:
         with Pillow.open(io.BytesIO(data), formats=["WEBP"]) as file:
             yield file if file.mode == "RGB" else file.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-        raise PoolDamaged(
-            f"blob {path} is corrupt ({error}): restore it from a copy, or delete the pool"
-        ) from None
+    except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
+        raise PoolDamaged(f"blob {path} is corrupt ({error}): {MEND}") from None

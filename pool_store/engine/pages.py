@@ -52,5 +52,6 @@ def page(
 def _latest(shards: Shards) -> list[str]:
     """The ids replaced last, newest first."""
     answers = shards.transact_all(lambda pipe, key: pipe.zrange(key("latest"), 0, -1, withscores=True))
-    found = [(time, id.decode()) for [items] in answers for id, time in items]
+    with shards.reading("an id"):
+        found = [(time, id.decode()) for [items] in answers for id, time in items]
     return [id for _, id in sorted(found, reverse=True)]

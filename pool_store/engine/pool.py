@@ -19,7 +19,7 @@ from pool_store.engine.maintenance import drop, sweep, verify
 from pool_store.engine.shards import BATCH, REGISTRY, Shards, sliced
 from pool_store.engine.snapshot import FORMAT, check, restore, snapshot
 from pool_store.engine.stats import collect
-from pool_store.errors import PoolConflict, PoolError, PoolMissing
+from pool_store.errors import PoolConflict, PoolDamaged, PoolError, PoolMissing
 from pool_store.schemas import Decision, Entry, HistoryItem, Offer, PoolSettings, Stats, Swept, Verified
 from rgsud_core.images import Image
 
@@ -71,11 +71,16 @@ class RewardPool:
                 raise PoolMissing(f"there is no pool '{name}' in {self.title}: make it first")
             self._make(settings, shards)
             meta = self.shards.meta()
-        check(self.title, meta, settings)
-        self._birth = meta["birth"]
+        try:
+            check(self.title, meta, settings)
+            self._birth = meta["birth"]
+            self.fingerprint, self.keep = meta["fingerprint"], int(meta["keep"])
+            self.history_length, self.shards.count = int(meta["history"]), int(meta["subpools"])
+        except (KeyError, ValueError):
+            raise PoolDamaged(
+                f"the settings of the pool '{name}' in {self.title} are damaged: restore it from a copy"
+            ) from None
         self._check_images(marked="marked" in meta)
-        self.fingerprint, self.keep = meta["fingerprint"], int(meta["keep"])
-        self.history_length, self.shards.count = int(meta["history"]), int(meta["subpools"])
 
     def valid(self, wanted: PoolSettings | None) -> bool:
         """Whether the pool is still the one that was opened; PoolConflict unless it fits `wanted`."""
@@ -148,9 +153,10 @@ class RewardPool:
         """Stores lossless WebP whose decoded image the caller has found to have that digest."""
         self._counted(self.blobs.put_encoded(digest, data))
 
-    def held(self, digest: str) -> bool:
-        """Whether the image is stored; if so, it is safe from sweeps for another grace period."""
-        return self.blobs.touch(digest)
+    def whole(self, digest: str, width: int, height: int) -> bool:
+        """Whether the image, of that size, is stored and undamaged; if so, it is safe from sweeps for another
+        grace period."""
+        return self.blobs.whole(digest, width, height)
 
     def _counted(self, stored: Stored) -> str:
         """Postpones the counting to the next offers, since another wait for the log would double the time."""
@@ -219,7 +225,8 @@ class RewardPool:
     def history(self, id: str) -> list[HistoryItem]:
         """The last replacements in an entry, at most `history_length`, newest first."""
         [packed] = self.shards.transact(self.shards.of(id), lambda pipe, key: pipe.hget(key("history"), id))
-        return records.unpack_history(packed or b"")
+        with self.shards.reading(f"the history of '{id}'"):
+            return records.unpack_history(packed or b"")
 
     def scan(self) -> Iterator[Entry]:
         """Every entry once, in no order; concurrent changes may or may not be seen."""
@@ -260,7 +267,8 @@ class RewardPool:
     def stats(self) -> Stats:
         """The figures of the pool, at a cost independent of its size."""
         self._count_put()
-        return collect(self.shards)
+        with self.shards.reading("a figure"):
+            return collect(self.shards)
 
     def verify(self) -> Verified:
         """Reads every candidate's image and compares its digest; damage is reported, not raised."""
@@ -280,7 +288,8 @@ class RewardPool:
     def dump(self) -> dict[str, Any]:
         """The exact logical contents of the pool (not the images), as JSON values, for `restore`. Those of a
         shard are of one moment, during which its server is blocked: some seconds for a million entries."""
-        return snapshot(self.shards)
+        with self.shards.reading("an entry"):
+            return snapshot(self.shards)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Replaces the contents by those of a `dump`, in each shard in one step: an offer comes before it and

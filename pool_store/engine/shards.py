@@ -15,8 +15,10 @@ by hand.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -25,8 +27,9 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from pool_store.engine import records
 from pool_store.engine.connection import Script, Server
 from pool_store.engine.images import Blobs
-from pool_store.errors import PoolError
+from pool_store.errors import PoolDamaged, PoolError
 from pool_store.schemas import Entry
+from rgsud_core.errors import first_line
 
 T = TypeVar("T")
 AMEND, READ = Script("amend"), Script("read")
@@ -89,6 +92,17 @@ class Shards:
             AMEND, self.key(0, "meta"), [command, *(part for item in fields.items() for part in item)]
         )
 
+    @contextlib.contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """Raises PoolDamaged if what the server holds is no data of a pool: it may be somebody else's."""
+        try:
+            yield
+        except (KeyError, ValueError, TypeError, struct.error) as error:
+            raise PoolDamaged(
+                f"{what} in {self.server.title} is damaged ({type(error).__name__}: {first_line(error)}): "
+                "restore the pool from a copy, or delete it"
+            ) from None
+
     def entries(self, ids: Iterable[str]) -> dict[str, Entry]:
         """The entries of those ids that have one."""
         return {found[1]: self.unpack(*found) for found in self.read(dict.fromkeys(ids))}
@@ -107,10 +121,13 @@ class Shards:
                 self._sources[shard] = birth, {}
             for id, score, record in zip(batch, scores, found, strict=True):
                 if record is not None:
-                    yield shard, id, float(score), record
+                    with self.reading(f"the entry of '{id}'"):
+                        score = float(score)
+                    yield shard, id, score, record
 
     def unpack(self, shard: int, id: str, score: float, record: bytes) -> Entry:
-        return records.unpack_entry(id, score, record, partial(self._source, shard))
+        with self.reading(f"the entry of '{id}'"):
+            return records.unpack_entry(id, score, record, partial(self._source, shard))
 
     def _source(self, shard: int, number: int) -> bytes:
         known = self._sources[shard][1]
@@ -125,7 +142,7 @@ class Shards:
 
     def scan_records(self) -> Iterator[Found]:
         """Every packed entry once. Holds the ids that it has read in memory."""
-        if not self.meta():
+        if "birth" not in self.meta():
             raise PoolError(f"{self.server.title} was emptied while the pool was open: open it anew")
         seen: set[bytes] = set()
         for shard in range(self.count):
@@ -133,7 +150,10 @@ class Shards:
                 members = self.server.client.zscan_iter(self.key(shard, "best"), count=PAGE)
                 while page := [id for id, _ in itertools.islice(members, PAGE)]:
                     # A set that is resized meanwhile may give a member twice.
-                    yield from self.read(id.decode() for id in dict.fromkeys(page) if id not in seen)
+                    new = [id for id in dict.fromkeys(page) if id not in seen]
+                    with self.reading("an id"):
+                        ids = [id.decode() for id in new]
+                    yield from self.read(ids)
                     seen.update(page)
 
     def ranked(
@@ -151,6 +171,8 @@ class Shards:
         for offset in itertools.count(start, step):
             with self.server.answering():
                 found = self.server.client.zrange(self.key(shard, "best"), *bounds, offset=offset, **options)
-            yield from ((score, id.decode()) for id, score in found)
+            with self.reading("an id"):
+                pairs = [(score, id.decode()) for id, score in found]
+            yield from pairs
             if len(found) < step:
                 return

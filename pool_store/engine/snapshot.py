@@ -58,7 +58,7 @@ def snapshot(shards: Shards) -> dict[str, Any]:
 
     answers = shards.transact_all(queue)
     stored = records.text(answers[0][0])
-    if not stored:
+    if "birth" not in stored:
         raise PoolError(f"{shards.server.title} was emptied while the pool was open: open it anew")
     totals = Totals(hashes[:3] for hashes in answers)
     meta: dict[str, Any] = {"format": DUMP_FORMAT}

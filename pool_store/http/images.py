@@ -9,7 +9,7 @@ import struct
 import numpy as np
 from PIL import Image as Pillow
 
-from pool_store.engine.images import LONGEST_SIDE, header_size, is_png, is_webp, opened
+from pool_store.engine.images import LONGEST_SIDE, MEND, header_size, is_png, is_webp, opened
 from pool_store.errors import PoolDamaged
 from rgsud_core.http.problems import Problem
 from rgsud_core.images import Image
@@ -76,9 +76,7 @@ def stored_pixels(encoded: bytes, name: str) -> int:
     try:
         return math.prod(size_of(encoded, LONGEST_SIDE**2))
     except Problem:
-        raise PoolDamaged(
-            f"blob {name} is corrupt (no image): restore it from a copy, or delete the pool"
-        ) from None
+        raise PoolDamaged(f"blob {name} is corrupt (no image): {MEND}") from None
 
 
 def preview(encoded: bytes, name: str, width: int) -> bytes:

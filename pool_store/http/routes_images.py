@@ -12,7 +12,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import anyio
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 
-from pool_store.engine.images import digest_of, encode, several
+from pool_store.engine.images import check, digest_of, encode, several
 from pool_store.engine.pool import RewardPool
 from pool_store.engine.pools import PoolHost
 from pool_store.errors import PoolMissing
@@ -51,6 +51,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _PREVIEWS = 256
 """Previews held in memory, some 10 to 150 KB each."""
+_CHECKED = 1 << 17
+"""Images that are known to be whole, some 250 bytes each."""
 
 
 def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
@@ -68,9 +70,23 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
 
         return run
 
+    whole: dict[str, bytes] = {}  # the hashes of stored images that have been found to match their digests
+
+    def checked(pool: RewardPool, digest: str) -> bytes:
+        """The image as it is stored, decoded once to see that it is whole."""
+        encoded = pool.encoded(digest)
+        found = hashlib.sha256(encoded).digest()
+        if whole.get(digest) != found:
+            with decoding.hold(stored_pixels(encoded, digest)):
+                check(encoded, digest, digest)
+            if len(whole) >= _CHECKED:
+                whole.clear()
+            whole[digest] = found
+        return encoded
+
     @lru_cache(_PREVIEWS)
     def preview_of(pool: RewardPool, digest: str, width: int) -> bytes:
-        return preview_from(pool.encoded(digest), digest, width)
+        return preview_from(checked(pool, digest), digest, width)
 
     def preview_from(encoded: bytes, name: str, width: int) -> bytes:
         with decoding.hold(stored_pixels(encoded, name)):
@@ -80,16 +96,16 @@ def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
         tag = f'"{digest}"' if width is None else f'"{digest}-{width}"'
 
         def body() -> bytes:
-            return pool.encoded(digest) if width is None else preview_of(pool, digest, width)
+            return checked(pool, digest) if width is None else preview_of(pool, digest, width)
 
         return _answer(request, tag, cache, body)
 
     def store(pool: RewardPool, digest: str, data: bytes) -> bool:
         """Whether the image was new; Problem if it does not match its digest, or is not an accepted image."""
-        if pool.held(digest):
-            return False
         size = size_of(data, limits.pixels)
         with decoding.hold(math.prod(size)):
+            if pool.whole(digest, *size):
+                return False
             image, encoded = decode_upload(data, size)
             if (found := digest_of(image)) != digest:
                 raise Problem(422, f"the image has digest {found}, not {digest}: put it under its own")

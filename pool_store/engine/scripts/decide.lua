@@ -204,6 +204,31 @@ if not offers_before then
   return redis.error_reply('its timeline is damaged')
 end
 
+local counted = {}
+local function add_to(key, field, change)
+  if tonumber(change) ~= 0 then
+    if not (redis.call('HGET', key, field) or '0'):match('^%-?%d+$') then
+      error('a counter is damaged')
+    end
+    counted[#counted + 1] = {key, field, change}
+  end
+end
+for bin, change in pairs(bins) do
+  add_to(prefix .. 'histogram', bin, change)
+end
+add_to(meta, 'blobs', ARGV[2])
+add_to(meta, 'blob_bytes', ARGV[3])
+add_to(meta, 'stale', stale)
+add_to(meta, 'offers', offers)
+add_to(meta, 'replacements', replacements)
+for stage, counts in pairs(by_stage) do
+  add_to(meta, 'stage:' .. stage .. ':offers', counts[1])
+  add_to(meta, 'stage:' .. stage .. ':replacements', counts[2])
+end
+
+for _, count in ipairs(counted) do
+  redis.call('HINCRBY', unpack(count))
+end
 for id, record in pairs(changed) do
   redis.call('HSET', entries, id, record)
 end
@@ -212,11 +237,6 @@ for id, past in pairs(pasts) do
 end
 if ranked[1] then
   redis.call('ZADD', best, unpack(ranked))
-  for bin, change in pairs(bins) do
-    if change ~= 0 then
-      redis.call('HINCRBY', prefix .. 'histogram', bin, change)
-    end
-  end
 end
 if latest[1] then
   redis.call('ZADD', prefix .. 'latest', unpack(latest))
@@ -225,23 +245,8 @@ end
 if released[1] then
   redis.call('RPUSH', prefix .. 'released', unpack(released))
 end
-if ARGV[2] ~= '0' then
-  redis.call('HINCRBY', meta, 'blobs', ARGV[2])
-  redis.call('HINCRBY', meta, 'blob_bytes', ARGV[3])
-end
-if stale > 0 then
-  redis.call('HINCRBY', meta, 'stale', stale)
-end
 if offers > 0 then
-  redis.call('HINCRBY', meta, 'offers', offers)
-  for stage, counts in pairs(by_stage) do
-    redis.call('HINCRBY', meta, 'stage:' .. stage .. ':offers', counts[1])
-    if counts[2] > 0 then
-      redis.call('HINCRBY', meta, 'stage:' .. stage .. ':replacements', counts[2])
-    end
-  end
   if replacements > 0 then
-    redis.call('HINCRBY', meta, 'replacements', replacements)
     redis.call('HSET', meta, 'sum', string.format('%.17g', sum[1]), 'sum_rest', string.format('%.17g', sum[2]),
       'rewards', string.format('%.17g', rewards[1]), 'rewards_rest', string.format('%.17g', rewards[2]))
   end

@@ -39,7 +39,18 @@ def _candidate(**fields: Any) -> Change:
         (_meta(sum="x"), "meta.sum"),
         *((_meta(rewards=text), "meta.rewards") for text in ("1_0", "١", " 1 ", "1\n", "1e999", "0x1", "+1")),
         *((_meta(offers=text), "meta.offers") for text in ("١", "1 ", "1\n", "1" * 16)),
+        *((_meta(size=text), "meta.size") for text in ("0", "-1", "007", "1" * 16, "9" * 400, "1e9", 7)),
+        *((_meta(keep=text), "meta.keep") for text in ("١", "02", "", "2.0")),
+        *((_meta(history=text), "meta.history") for text in ("١", "x")),
+        *((_meta(sum=text), "meta.sum") for text in ("1e300", "-1e61", "9" * 99)),
+        (_meta(**{"stage:١:offers": "1"}), "there is no counter"),
+        (_meta(**{"stage:01:offers": "1"}), "there is no counter"),
         (_meta(histogram={"68": -1}), "meta.histogram.68"),
+        *((_meta(histogram={bin: 1}), f"meta.histogram.{bin}") for bin in ("128", "007", "١", "-1")),
+        *(
+            (_meta(timeline={minute: {"offers": 1, "replacements": 1}}), "meta.timeline")
+            for minute in ("0", "9" * 12)
+        ),
         (_meta(timeline={"now": {"offers": 1, "replacements": 1}}), "meta.timeline.now"),
         (_meta(timeline={"1": "2 3"}), "meta.timeline.1"),
         (_entry(replacements=2**24), "entries.a.replacements"),
@@ -48,6 +59,16 @@ def _candidate(**fields: Any) -> Change:
         (_candidate(log_odds=float("nan")), "entries.a.candidates.0.log_odds"),
         (_candidate(log_odds=1e39), "entries.a.candidates.0.log_odds"),
         (_candidate(log_odds=-9.0), "not in order"),
+        (
+            lambda dump: dump["entries"]["a"]["candidates"].append(dump["entries"]["a"]["candidates"][-1]),
+            "twice",
+        ),
+        (
+            lambda dump: dump["entries"]["a"]["candidates"].append(
+                {**dump["entries"]["a"]["candidates"][-1], "digest": "0" * 64}
+            ),
+            "'a' has more candidates than 2",
+        ),
         (_candidate(digest="../../etc/passwd"), "entries.a.candidates.0.digest"),
         (
             lambda dump: dump["entries"].update({"../a": dump["entries"].pop("a")}),
