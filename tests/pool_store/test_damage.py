@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from pool_store.engine.images import digest_of
+from pool_store.engine.pages import page
 from pool_store.errors import PoolConflict, PoolError
 from pool_store.schemas import Offer
 from rgsud_core.images import Image
@@ -130,7 +131,7 @@ def test_contents_that_are_damaged_are_named_and_a_batch_fails_whole(
     tcp: Backend, server: str, make_offer: MakeOffer, harm: str
 ) -> None:
     """As in a folder of somebody else; whatever works must be whole, and what does not is one sentence."""
-    pool = tcp.open(keep=2, history=2)
+    pool: Any = tcp.open(keep=2, history=2)
     for number, id in enumerate("aabc"):
         pool.offer(make_offer(pool, id, float(number), number))
     batch = [make_offer(pool, id, 9.0, 10 + number) for number, id in enumerate("abcd")]
@@ -149,9 +150,9 @@ def test_contents_that_are_damaged_are_named_and_a_batch_fails_whole(
             lambda: list(pool.scan()),
             lambda: pool.entries(["a", "b", "d"]),
             lambda: pool.history("a"),
-            lambda: pool.entries_page("worst", 0, 10),
-            lambda: pool.entries_page("best", 0, 10, contains="a"),
-            lambda: pool.entries_page("recent", 0, 10),
+            lambda: page(pool.shards, "worst", 0, 10),
+            lambda: page(pool.shards, "best", 0, 10, contains="a"),
+            lambda: page(pool.shards, "recent", 0, 10),
             pool.stats,
             pool.dump,
             pool.verify,
