@@ -181,8 +181,9 @@ class RaySettings(Settings):
     """Processes of a run with `launch: ray`."""
 
     address: str | None = None
-    """Address of a running cluster; `auto` is the one on this machine. Default: that of the environment
-    (RAY_ADDRESS), or one on this machine, or else Ray is started for this run."""
+    """Address of a running cluster; `auto` is any on this machine. Default: that of the environment
+    (RAY_ADDRESS), or the one that serves the scorer, or that of `ray start` on this machine, or else Ray is
+    started for this run."""
     workers: _Count | tuple[_Count, _Count] = 1
     """Number of workers that train; two numbers are the minimum and the maximum of an elastic run."""
     cpus: int | None = Field(None, ge=1)

@@ -76,21 +76,14 @@ def serve(
 @contextlib.contextmanager
 def _opened(settings: ServiceSettings, name: str, cores: int) -> Iterator[FastAPI]:
     """The HTTP interface of this process, over a scorer in a Ray of its own."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
     from ray import serve
 
+    from iqa_service.serving import clusters
     from iqa_service.serving.http_api import make_api
     from iqa_service.serving.ray_app import deploy_scorer
     from iqa_service.serving.ray_client import HandleTransport
 
-    ray.init(
-        address="local",
-        num_cpus=cores,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    clusters.join("local", num_cpus=cores, include_dashboard=False, logging_level=logging.ERROR)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start(proxy_location="Disabled")
@@ -98,4 +91,4 @@ def _opened(settings: ServiceSettings, name: str, cores: int) -> Iterator[FastAP
         handle = serve.get_deployment_handle(SCORER, name)
         yield make_api(HandleTransport(handle, "the scorer", settings.timeout_seconds), settings)
     finally:
-        ray.shutdown()
+        clusters.leave()

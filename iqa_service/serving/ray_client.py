@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -42,7 +43,7 @@ class HandleTransport:
         return answer
 
     def close(self) -> None:
-        """Nothing to close: handles of one deployment share their connections."""
+        """Nothing to close: handles share their connections, which ``clusters.leave`` ends."""
 
     def _call(self, method: str, *arguments: Any) -> Any:
         from ray.exceptions import RayActorError, RayError
@@ -75,27 +76,56 @@ def open_handle(app: str, /, timeout: Seconds = 60.0) -> ScoreBackend:
     Raises:
         ScorerError: there is no Ray cluster, or no scorer of this name in it.
     """
+    transport = HandleTransport(join_serving(app), f"the scorer 'serve:{app}'", timeout)
+    return connect(transport, transport.info())
+
+
+def join_serving(app: str) -> DeploymentHandle[Any]:
+    """Handle of an application's scorer; the cluster that has it is joined where none is.
+
+    Raises:
+        ScorerError: there is no Ray cluster, or no scorer of this name in it.
+    """
     # Serve's settings for throughput would move the router into an event loop that cannot be waited for.
     os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "1")
-    import logging
-
     import ray
+
+    from iqa_service.serving import clusters
+
+    if ray.is_initialized():
+        clusters.leave_at_exit()
+        handle = _handle(app)
+    else:
+        handle = None
+        addresses = [named] if (named := clusters.named()) else clusters.running()
+        joined = 0
+        for address in addresses:
+            try:
+                clusters.join(address, logging_level=logging.ERROR)
+            except ConnectionError:
+                continue
+            joined += 1
+            if (handle := _handle(app)) is not None:
+                break
+            clusters.leave()
+        if not joined:
+            place = f"at {named}" if named else "here"
+            raise ScorerError(
+                f"'serve:{app}' needs a Ray cluster, and none runs {place}: start one, give an "
+                "http:// address, or score in this process with local:..."
+            )
+    if handle is None:
+        raise ScorerError(
+            f"no scorer runs as '{app}' in this Ray cluster: deploy it with `serve deploy deploy/serve.yaml`"
+        )
+    return handle
+
+
+def _handle(app: str) -> DeploymentHandle[Any] | None:
     from ray import serve
     from ray.serve.exceptions import RayServeException
 
-    if not ray.is_initialized():
-        try:
-            ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-        except ConnectionError:
-            raise ScorerError(
-                f"'serve:{app}' needs a Ray cluster, and none runs here: start one, give an http:// address, "
-                "or score in this process with local:..."
-            ) from None
     try:
-        handle = serve.get_deployment_handle(SCORER, app)
+        return serve.get_deployment_handle(SCORER, app)
     except (KeyError, RayServeException):
-        raise ScorerError(
-            f"no scorer runs as '{app}' in this Ray cluster: deploy it with `serve deploy deploy/serve.yaml`"
-        ) from None
-    transport = HandleTransport(handle, f"the scorer 'serve:{app}'", timeout)
-    return connect(transport, transport.info())
+        return None

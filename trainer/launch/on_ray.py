@@ -9,7 +9,6 @@ from the newest checkpoint; when the driver dies, the same command with ``--resu
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,6 +23,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
 from iqa_service.registry import absolute, has_place, open_scorer
+from iqa_service.serving import clusters
+from iqa_service.serving.ray_client import join_serving
 from iqa_service.serving.settings import ServiceSettings
 from pool_store.client import open_pool
 from rgsud_core.addresses import absolute_address
@@ -156,33 +157,41 @@ def absolute_paths(config: Config) -> Config:
 
 
 def connect_ray(config: Config, stack: ExitStack) -> bool:
-    """Join the Ray cluster of the settings, the environment or this machine, or start one.
+    """Join a Ray cluster until the run ends, or start one.
+
+    That of the settings or the environment; else the one that has the scorer, if that is already served; else
+    that of `ray start` on this machine. Those that other programs started for themselves end with these.
 
     Returns:
         Whether Ray was started for this run.
 
     Raises:
         TrainerError: no cluster is at the address of the settings or of the environment.
+        ScorerError: the scorer is said to be served, and no cluster of this machine has it.
     """
     if ray.is_initialized():
         return False
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # What the run says is in metrics.jsonl, Ray's own logs are in its folder.
-    quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    address = config.ray.address or os.environ.get("RAY_ADDRESS")
-    own = False
+    scheme, _, app = config.recycling.scorer.partition(":")
+    address = config.ray.address or clusters.named()
+    if address is None and scheme == "serve":
+        join_serving(app.partition("?")[0])
+        stack.callback(clusters.leave)
+        return False
+    if address == "auto":
+        address = next(iter(clusters.running()), address)
+    address = address or clusters.standing()
     try:
-        ray.init(address=address or "auto", **quiet)
+        if address is None:
+            clusters.join("local", include_dashboard=False)
+        else:
+            clusters.join(address)
     except ConnectionError as problem:
-        if address is not None:
-            raise TrainerError(
-                f"there is no Ray cluster at {address} ({problem}): start one with `ray start --head`, or "
-                "leave out ray.address to use this machine."
-            ) from None
-        ray.init(address="local", include_dashboard=False, **quiet)
-        own = True
-    stack.callback(ray.shutdown)
-    return own
+        raise TrainerError(
+            f"there is no Ray cluster at {address} ({problem}): start one with `ray start --head`, or "
+            "leave out ray.address to use this machine."
+        ) from None
+    stack.callback(clusters.leave)
+    return address is None
 
 
 def _recycling(config: Config, **changes: str) -> Config:
@@ -205,7 +214,8 @@ def _deploy(settings: ServiceSettings, name: str, own: bool, stack: ExitStack) -
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if own:
         serve.start(proxy_location="Disabled")  # only this run uses it
-    stack.callback(serve.delete, name)
+    else:
+        stack.callback(serve.delete, name)
     return deploy_scorer(settings, name)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ import psutil
 import pytest
 import ray
 import torch
+from ray._private import services
 from rich.console import Console
 
+from iqa_service.serving import clusters
 from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.launch import on_ray as launch_ray
@@ -144,27 +147,54 @@ def test_paths_of_pool_and_scorer_are_those_of_the_caller(
     assert same.model_dump().items() >= kept.items()
 
 
-def test_a_cluster_of_this_machine_is_joined_and_one_of_its_own_started_where_there_is_none(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("settings", "environment", "standing", "joined"),
+    [
+        ({}, None, None, "local"),
+        ({}, None, "127.0.0.1:1", "127.0.0.1:1"),
+        ({}, "127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:2"),
+        ({"address": "127.0.0.1:3"}, "127.0.0.1:2", "127.0.0.1:1", "127.0.0.1:3"),
+        ({"address": "auto"}, None, None, "127.0.0.1:4"),
+    ],
+)
+def test_which_cluster_a_run_joins(
+    settings: dict[str, str],
+    environment: str | None,
+    standing: str | None,
+    joined: str,
+    config: Config,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[str] = []
-    running: set[str] = set()
-
-    def init(address: str, **_: object) -> None:
-        asked.append(address)
-        if address not in running:
-            raise ConnectionError("nothing there")
-
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(clusters, "join", lambda address, **_: asked.append(address))
+    monkeypatch.setattr(clusters, "standing", lambda: standing)
+    # Those of other programs, which end with them.
+    monkeypatch.setattr(clusters, "running", lambda: ["127.0.0.1:4"])
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if environment:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
     with ExitStack() as stack:
-        running.add("auto")
-        assert not launch_ray.connect_ray(config, stack)
-        running.clear()
-        running.add("local")
-        assert launch_ray.connect_ray(config, stack)
-        assert asked == ["auto", "auto", "local"]
-        with pytest.raises(TrainerError, match=re.escape("no Ray cluster at 192.0.2.1:1")):
-            launch_ray.connect_ray(_with(config, ray={"address": "192.0.2.1:1"}), stack)
+        own = launch_ray.connect_ray(_with(config, ray=settings), stack)
+    assert asked == [joined]
+    assert own == (joined == "local")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost", "auto"])
+def test_a_cluster_that_is_not_there_is_an_error_at_once(
+    address: str, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(clusters, "running", list)
+    with ExitStack() as stack, pytest.raises(TrainerError, match=f"there is no Ray cluster at {address}"):
+        launch_ray.connect_ray(_with(config, ray={"address": address}), stack)
+
+
+def test_what_ends_or_has_ended_is_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        gone = f"127.0.0.1:{silent.getsockname()[1]}"
+    # As `ray start` leaves it behind after a crash.
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: gone)
+    monkeypatch.setattr(services, "_cached_find_gcs_addresses", functools.cache(lambda: frozenset({gone})))
+    assert clusters.standing() is None
+    assert clusters.running() == []
