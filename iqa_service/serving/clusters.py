@@ -99,7 +99,7 @@ def leave() -> None:
     native code, and is now and then brought down by it; and the calls that it still makes would start
     another Ray.
     """
-    if not ray.is_initialized() or ray.get_runtime_context().worker.mode != ray.SCRIPT_MODE:
+    if ray.is_initialized() and ray.get_runtime_context().worker.mode != ray.SCRIPT_MODE:
         return  # a worker is Ray's to end
     loop = _end_router() if "ray.serve" in sys.modules else None
     ray.shutdown(wait_for_processes=True)

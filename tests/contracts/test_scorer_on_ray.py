@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ray import serve
 
 from iqa_service.registry import absolute, open_scorer
 from iqa_service.scorers.base import Candidate
+from iqa_service.serving import clusters
 from iqa_service.serving.ray_app import deploy_scorer
 from iqa_service.serving.settings import ServiceSettings
 from rgsud_core.plugins import search_path
@@ -28,7 +28,6 @@ def test_a_strangers_scorer_is_served_and_opened_by_workers(
         with closing(open_scorer(address)) as scorer:
             return scorer.score(candidates)
 
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     # Its folder is on this process's path only, and its option is relative to the working directory.
     monkeypatch.syspath_prepend(EXAMPLES)
     monkeypatch.chdir(tmp_path)
@@ -36,7 +35,7 @@ def test_a_strangers_scorer_is_served_and_opened_by_workers(
     address = absolute("sharpness_scorer:Sharpness?weights=slope.txt")
     rng = np.random.default_rng(0)
     candidates = [Candidate(str(n), rng.integers(0, 256, (40, 50, 3), np.uint8)) for n in range(3)]
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level=logging.ERROR)
+    clusters.join("local", num_cpus=2, include_dashboard=False)
     try:
         serve.start(proxy_location="Disabled")
         name = deploy_scorer(ServiceSettings(scorer=address, cpus=0.1, http=False), "strange")
@@ -47,5 +46,4 @@ def test_a_strangers_scorer_is_served_and_opened_by_workers(
         worker = ray.remote(score).options(runtime_env={"env_vars": {"PYTHONPATH": search_path()}})
         assert ray.get(worker.remote(f"local:{address}", candidates)) == pytest.approx(expected)
     finally:
-        serve.shutdown()
-        ray.shutdown()
+        clusters.leave()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
-import ray
 import yaml
 
+from iqa_service.serving import clusters
 from rgsud import cli
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -124,10 +122,9 @@ def test_what_is_wrong_is_said_in_a_sentence_with_its_setting(
 
 @pytest.fixture
 def cluster() -> Iterator[None]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    clusters.join("local", num_cpus=4, include_dashboard=False)
     yield
-    ray.shutdown()
+    clusters.leave()
 
 
 @pytest.mark.slow

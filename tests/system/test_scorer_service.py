@@ -18,7 +18,6 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-import ray
 import torch
 from ray import serve
 from ray.serve.exceptions import BackPressureError
@@ -28,6 +27,7 @@ from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from iqa_service.scorers.daclip import DaCLIP
 from iqa_service.scorers.remote import ViewCall
+from iqa_service.serving import clusters
 from iqa_service.serving.ray_app import deploy_scorer
 from iqa_service.serving.settings import ServiceSettings
 
@@ -53,16 +53,13 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Serve in a Ray of this module's own."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init(address="local", num_cpus=2, include_dashboard=False, **quiet)
+    clusters.join("local", num_cpus=2, include_dashboard=False)
     serve.start(proxy_location="HeadOnly", http_options={"port": port})
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
-    ray.shutdown()
+    clusters.leave()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import socket
 import threading
 import time
@@ -31,10 +30,9 @@ from trainer.state.checkpoints import Checkpoints
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="warning", log_to_driver=False)
+    clusters.join("local", num_cpus=2, include_dashboard=False)
     yield
-    ray.shutdown()
+    clusters.leave()
 
 
 def on_a_cluster(test: Callable[..., None]) -> Callable[..., None]:
