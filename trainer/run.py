@@ -32,6 +32,8 @@ class Step:
     """Loss terms, detached scalars."""
     waited: float
     """Seconds that the step waited for its batch."""
+    recycling: float = 0.0
+    """Seconds that the step's candidate took: deraining it, and scoring it where that is synchronous."""
     recycled: Recycled | None = None
     """What became of the candidates of all workers so far: every `report.log_every` steps, else None."""
 

@@ -38,7 +38,9 @@ def train(run: Run) -> None:
         progress.steps += 1
         progress.samples += len(batch) * workers()
         if recycles(config.schedule, progress) and progress.steps % config.recycling.every == 0:
+            before = run.clock()
             recycle(run)
+            step.recycling = run.clock() - before
         progress.seconds += run.clock() - started
 
         if progress.steps % report.log_every == 0:

@@ -149,6 +149,9 @@ class Recycler:
     def _recycle(self, taken: list[tuple[Candidate, Lineage]]) -> None:
         scores = np.asarray(self._scorer.score([candidate for candidate, _ in taken]), np.float64)
         self.counts.scored += len(taken)
+        if self._record is not None:
+            for (candidate, lineage), log_odds in zip(taken, scores.tolist(), strict=True):
+                self._record.scored(candidate, lineage, log_odds)
         digests = several(digest_of, [candidate.image for candidate, _ in taken])
         offers = [
             Offer(

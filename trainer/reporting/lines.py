@@ -45,11 +45,15 @@ class StepLine(_Line):
     step_ms: float = Field(alias="rate/step_ms")
     data_ms: float = Field(alias="rate/data_ms")
     """Part of ``step_ms`` spent waiting for crops."""
+    candidates_ms: float | None = Field(None, alias="rate/candidates_ms")
+    """Part of ``step_ms`` spent making candidates; None in runs of earlier versions."""
     pool_entries: int | None = Field(None, alias="pool/entries")
     """Images that have a reward; None, as the next two, as long as the pool has not answered."""
     pool_mean_log_odds: float | None = Field(None, alias="pool/mean_log_odds")
     pool_acceptance: float | None = Field(None, alias="pool/acceptance")
     """Share of the offers that were accepted."""
+    pool_replacements: int | None = Field(None, alias="pool/replacements")
+    """Offers that were accepted, the first of each image among them; None in runs of earlier versions."""
     scored: int = Field(0, alias="recycled/scored")
     """Candidates scored since this process started, over all workers, as the next two."""
     dropped: int = Field(0, alias="recycled/dropped")

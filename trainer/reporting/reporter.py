@@ -41,7 +41,7 @@ class Reporter(Callback):
         self._degradable = degradable
         self._views = views
         self._since = time.perf_counter()
-        self._waited = 0.0
+        self._waited = self._recycling = 0.0
         self._failing: set[str] = set()
 
     def __enter__(self) -> Reporter:
@@ -56,6 +56,7 @@ class Reporter(Callback):
 
     def on_step(self, run: Run, step: Step) -> None:
         self._waited += step.waited
+        self._recycling += step.recycling
         every = self._config.report.log_every
         if step.recycled is not None:
             elapsed, pool = time.perf_counter() - self._since, run.pool.stats()
@@ -63,6 +64,7 @@ class Reporter(Callback):
             if pool is not None:
                 figures["pool_entries"], figures["pool_acceptance"] = pool.entries, pool.acceptance
                 figures["pool_mean_log_odds"] = pool.mean_log_odds
+                figures["pool_replacements"] = pool.replacements
             self._show(
                 StepLine,
                 run.progress,
@@ -70,6 +72,7 @@ class Reporter(Callback):
                 images_per_second=every * self._config.data.batch * workers() / elapsed,
                 step_ms=1000 * elapsed / every,
                 data_ms=1000 * self._waited / every,
+                candidates_ms=1000 * self._recycling / every,
                 scored=step.recycled.scored,
                 dropped=step.recycled.dropped,
                 lost=step.recycled.lost,
@@ -138,7 +141,7 @@ class Reporter(Callback):
     def _restart(self) -> None:
         """Exclude what was done since the last step from the rate."""
         self._since = time.perf_counter()
-        self._waited = 0.0
+        self._waited = self._recycling = 0.0
 
 
 def _reward(pool: Pool, id: str) -> Panel | None:
