@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pool_store.client import open_pool
-    from rgsud.api import Derainer, Scorer, evaluate, train
+    from rgsud.api import Derainer, Scorer, evaluate, judge, train
     from rgsud_core.errors import RgsudError
 
-__all__ = ["Derainer", "RgsudError", "Scorer", "evaluate", "open_pool", "train"]
+__all__ = ["Derainer", "RgsudError", "Scorer", "evaluate", "judge", "open_pool", "train"]
 
 _ELSEWHERE = {"RgsudError": "rgsud_core.errors", "open_pool": "pool_store.client"}
 

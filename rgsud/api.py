@@ -22,6 +22,7 @@ from rgsud_core.files import check_writable
 from rgsud_core.images import Image, image_format
 from trainer.config import load_config
 from trainer.data.catalogue import find
+from trainer.data.folders import ImageFolder
 from trainer.data.pairing import PairedFolder
 from trainer.errors import TrainerError
 from trainer.launch.start import run
@@ -30,7 +31,9 @@ from trainer.models.registry import load_derainer
 from trainer.restore.evaluation import Evaluation, Protocol, evaluate_pairs
 from trainer.restore.files import Existing, derain_path
 from trainer.restore.inference import derain_image, derain_pixels
-from trainer.restore.sheets import compare, contact_sheet
+from trainer.restore.judge import UnpairedEvaluation, UnpairedScores
+from trainer.restore.judge import judge as judge_photograph
+from trainer.restore.sheets import Panel, compare, contact_sheet
 
 Precision = Literal["float32", "bfloat16"]
 _Array = TypeVar("_Array", NDArray[Any], Tensor)
@@ -258,7 +261,9 @@ def evaluate(
             raise TrainerError(f"{found.known.name} has no test pairs below {rainy}: give both folders.")
         (rainy, clean), protocol = found.test, protocol or found.known.protocol
     if clean is None:
-        raise TrainerError("the ground truth is missing: give its folder too, or the name of a data set.")
+        raise TrainerError(
+            "the ground truth is missing: give its folder too, or a data set's name; judge() does without."
+        )
     if protocol not in (None, *get_args(Protocol)):
         raise TrainerError(f"there is no protocol '{protocol}': A or B; RGB figures stand beside both.")
     if sheet is not None:
@@ -281,3 +286,40 @@ def evaluate(
     if sheet is not None:
         contact_sheet(compare(shown, pairs), sheet)
     return measured
+
+
+def judge(
+    model: Derainer | Path | str,
+    rainy: Path | str,
+    *,
+    sheet: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> UnpairedEvaluation:
+    """What a derainer leaves and what it takes on photographs without ground truth.
+
+    Args:
+        model: a derainer, or what :meth:`Derainer.load` takes.
+        rainy: folder of rainy photographs.
+        sheet: image file for a contact sheet of the first eight: rainy, derained.
+        progress: ``progress(done, total)`` is called after each photograph.
+
+    Raises:
+        RgsudError: the model or a photograph cannot be read.
+    """
+    if sheet is not None:
+        image_format(sheet)
+        check_writable(sheet.parent)
+    derainer = model if isinstance(model, Derainer) else Derainer.load(model)
+    folder = ImageFolder(rainy)
+    rows: list[UnpairedScores] = []
+    panels: list[list[Panel]] = []
+    for identity, image in zip(folder.ids, folder.images(), strict=True):
+        derained = derainer(image)
+        rows.append(judge_photograph(identity, image, derained, derainer(image[:, ::-1])))
+        if len(panels) < _SHEET_ROWS:
+            panels.append([Panel(image, f"rainy  {identity}"), Panel(derained, "derained")])
+        if progress is not None:
+            progress(len(rows), len(folder))
+    if sheet is not None:
+        contact_sheet(panels, sheet)
+    return UnpairedEvaluation(rows=rows)

@@ -77,7 +77,10 @@ def evaluate(
         Path, typer.Argument(help="Folder of rainy images; with --set the folder that holds data sets.")
     ],
     clean: Annotated[
-        Path | None, typer.Argument(help="Folder of their ground truth, by the same names.")
+        Path | None,
+        typer.Argument(
+            help="Folder of their ground truth, by the same names; without it rain left is judged."
+        ),
     ] = None,
     known: Annotated[
         str | None,
@@ -90,16 +93,27 @@ def evaluate(
     sheet: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("evaluation.png"),
     network: Network = None,
 ) -> None:
-    """Measure a derainer on pairs of images: a table, and a contact sheet."""
-    from rgsud.api import Derainer, evaluate
+    """Measure a derainer on pairs of images, or on rainy photographs alone: a table, and a contact sheet.
+
+    Without ground truth, rain is judged where the scene behind it is flat: the energy of rain that is left,
+    of its pattern (which a mere denoiser leaves), and of scene that was taken, as shares of the rain's; how
+    much less other edges follow the rain's direction; changes of brightness and colour, levels of 255; and
+    how far the mirror image is derained alike.
+    """
+    from rgsud.api import Derainer, evaluate, judge
 
     derainer = model if network is None else Derainer.load(model, derainer=network)
+    unpaired = clean is None and known is None
     with _progress("Deraining") as show:
-        measured = evaluate(
-            derainer, rainy, clean, data_set=known, protocol=protocol, sheet=sheet, progress=show
+        measured = (
+            judge(derainer, rainy, sheet=sheet, progress=show)
+            if unpaired
+            else evaluate(
+                derainer, rainy, clean, data_set=known, protocol=protocol, sheet=sheet, progress=show
+            )
         )
     make_console().print(measured.table())
-    console.print(f"Rainy, derained, clean: {sheet}")
+    console.print(f"Rainy, derained{'' if unpaired else ', clean'}: {sheet}")
 
 
 def pretrain_scorer(
