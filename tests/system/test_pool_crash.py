@@ -83,6 +83,14 @@ class Client:
         self.process.wait(30)
 
 
+def embedded_server(service: Any) -> int:
+    """The process of the server that a service has started."""
+    tasks = Path(f"/proc/{service.process.pid}/task").glob("*/children")
+    pids = [int(pid) for task in tasks for pid in task.read_text().split()]
+    [found] = [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().startswith("valkey")]
+    return found
+
+
 class Arena:
     """A service under the load of several clients, and the server of its pools."""
 
@@ -127,9 +135,7 @@ class Arena:
         """Finds the server process that the service started, if it did."""
         if self.redis_server:
             return
-        tasks = Path(f"/proc/{self.service.process.pid}/task").glob("*/children")
-        pids = [int(pid) for task in tasks for pid in task.read_text().split()]
-        [self.embedded] = [pid for pid in pids if Path(f"/proc/{pid}/comm").read_text().startswith("valkey")]
+        self.embedded = embedded_server(self.service)
 
     def acknowledged(self) -> dict[str, float]:
         """For every image the highest score that some client was told had entered."""
@@ -167,14 +173,14 @@ def arena(request: pytest.FixtureRequest, serve: Callable[..., Any], tmp_path: P
         client.kill()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(60 * ROUNDS + 120)
 def settled(pool: Pool) -> bool:
     before = pool.stats().offers
     time.sleep(0.5)
     return pool.stats().offers == before
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(60 * ROUNDS + 120)
 def test_acknowledged_rewards_outlive_every_process(arena: Arena, wait_for: Callable[..., None]) -> None:
     floor: dict[str, float] = {}
     for number in range(ROUNDS):
