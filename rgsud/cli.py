@@ -15,6 +15,7 @@ from iqa_service.cli import app as scorer_commands
 from iqa_service.cli import score
 from rgsud.commands import images, training
 from rgsud.commands.pool import app as pool_commands
+from rgsud.commands.serving import serve
 from rgsud_core.console import make_console
 from rgsud_core.errors import RgsudError, first_line
 from trainer.launch.status import status
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 for verb in (
     *(training.train, training.demo, training.recipes, training.settings),
-    *(images.derain, images.evaluate, score, submit, status),
+    *(images.derain, images.evaluate, serve, score, submit, status),
 ):
     app.command()(verb)
 scorer_commands.command("pretrain")(images.pretrain_scorer)

@@ -46,6 +46,14 @@ MEGAPIXELS, MEGAPIXELS_VARIABLE = 500, "RGSUD_MAX_MEGAPIXELS"
 _QUALITY = {"AVIF": 90, "JPEG": 95, "WEBP": 95}
 
 
+class NotAnImage(FileError):
+    """The file is of none of :data:`FORMATS`."""
+
+
+class TooLarge(FileError):
+    """The image has more pixels than are read."""
+
+
 def read_image(path: Path | str) -> Image:
     """An image file as uint8 H,W,3 RGB: see :func:`to_rgb`; of several frames the first.
 
@@ -57,13 +65,19 @@ def read_image(path: Path | str) -> Image:
 
 
 @contextlib.contextmanager
-def opened(path: Path | str) -> Iterator[PIL.Image.Image]:
+def opened(path: Path | str, *, decoded: bool = True, limit: int | None = None) -> Iterator[PIL.Image.Image]:
     """``with opened(path) as image``: the decoded file; the block, which converts it, fails as it does.
 
+    Args:
+        path: an image file.
+        decoded: False where format and size are enough, which the head of the file says.
+        limit: largest image in pixels, by default that of :func:`pixel_limit`.
+
     Raises:
+        NotAnImage, TooLarge: what they say.
         FileError: whatever goes wrong, in a sentence that names the file.
     """
-    limit = pixel_limit()
+    limit = pixel_limit() if limit is None else limit
     try:
         # A pipe would be waited for, and a device never ends.
         if not stat.S_ISREG(os.stat(path).st_mode):
@@ -71,7 +85,8 @@ def opened(path: Path | str) -> Iterator[PIL.Image.Image]:
         with _PILLOW.raised(limit), _open(path, limit) as image:
             size = image.size
             _check_size(path, size, limit)
-            image.load()
+            if decoded:
+                image.load()
             # TIFF is turned upright as it is loaded; anything else was given two sizes.
             if image.size not in (size, size[::-1]):
                 raise ValueError(f"it has two sizes, {size} and {image.size}")
@@ -81,7 +96,9 @@ def opened(path: Path | str) -> Iterator[PIL.Image.Image]:
     except FileNotFoundError:
         raise FileError(f"{path} does not exist.") from None
     except PIL.UnidentifiedImageError:
-        raise FileError(f"{path} is not an image: remove it or save it again.") from None
+        raise NotAnImage(f"{path} is not an image: remove it or save it again.") from None
+    except PIL.Image.DecompressionBombError:
+        raise TooLarge(_too_large(path, "far too many", limit)) from None
     except MemoryError:
         raise FileError(f"{path} cannot be read: there is too little memory for its pixels.") from None
     except Exception as error:  # damage raises what the decoder of that format happens to raise
@@ -148,10 +165,14 @@ def _open(path: Path | str, limit: int) -> PIL.Image.Image:
 def _check_size(path: Path | str, size: tuple[int, int], limit: int) -> None:
     pixels = size[0] * size[1]
     if pixels > limit:
-        raise FileError(
-            f"{path} has {pixels / 1e6:.0f} megapixels, more than {limit / 1e6:g}: if it is yours, set "
-            f"{MEGAPIXELS_VARIABLE} to a higher number."
-        )
+        raise TooLarge(_too_large(path, f"{pixels / 1e6:.0f}", limit))
+
+
+def _too_large(path: Path | str, megapixels: str, limit: int) -> str:
+    return (
+        f"{path} has {megapixels} megapixels, more than {limit / 1e6:g}: if it is yours, set "
+        f"{MEGAPIXELS_VARIABLE} to a higher number."
+    )
 
 
 def pixel_limit(megapixels: float = MEGAPIXELS) -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import FastAPI, Response
-from fastapi.responses import FileResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from pool_store.engine.pools import PoolHost
@@ -14,13 +12,14 @@ from pool_store.errors import PoolConflict, PoolDamaged, PoolError, PoolFull, Po
 from pool_store.http.limits import Limits
 from pool_store.http.metrics import PoolCollector
 from pool_store.http.routes import pool_routes
+from rgsud_core.http.page import OPEN, add_page
 from rgsud_core.http.security import Access, Scope, Tokens
 from rgsud_core.http.service import guarded
 
 PAGE = Path(__file__).with_name("dashboard")
 TOKEN_VARIABLES: dict[Scope, str] = {"write": "RGSUD_POOL_TOKEN", "read": "RGSUD_POOL_READ_TOKEN"}
 """Environment variables of the service; clients send the first."""
-ACCESS = Access(open=("/", "/assets/"), reading_posts=("entries",))
+ACCESS = Access(open=OPEN, reading_posts=("entries",))
 STATUSES: dict[type[Exception], int] = {
     PoolError: 422,
     PoolMissing: 404,
@@ -51,11 +50,7 @@ def create_app(
     registry.register(PoolCollector(lambda: {pool.name: pool.stats() for pool in host.opened()}))
     app.include_router(pool_routes(host, limits, shared=not tokens))
 
-    @app.get("/", include_in_schema=False)
-    def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers={"cache-control": "no-cache"})
-
-    app.mount("/assets", _Assets(directory=PAGE), name="assets")
+    add_page(app, PAGE)
     return guarded(
         app,
         service="pool",
@@ -67,11 +62,3 @@ def create_app(
         registry=registry,
         log_access=access_log,
     )
-
-
-class _Assets(StaticFiles):
-    def file_response(self, *args: object, **kwargs: object) -> Response:
-        """Revalidated at each use, so that the page of a newer service never runs older scripts."""
-        response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
-        response.headers["cache-control"] = "no-cache"
-        return response

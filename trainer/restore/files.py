@@ -79,14 +79,27 @@ def derain_path(
     return len(work)
 
 
-def _derain(net: nn.Module, one: _Work, tile: int | None, overlap: int) -> Sequence[str]:
-    """Derain one file; what its result lacks, in words."""
-    times = one.source.stat()
-    photograph = read_photograph(one.source)
-    pixels = derain_image(net, photograph.pixels, tile=tile, overlap=overlap)
-    lost = photograph.write(pixels, one.result)
-    os.utime(one.result, ns=(times.st_atime_ns, times.st_mtime_ns))
+def derain_file(
+    net: nn.Module, source: Path, result: Path, *, tile: int | None = None, overlap: int = 32
+) -> Sequence[str]:
+    """Derains one image file into another, in the format of its suffix; what that lacks, in words.
+
+    Arguments are those of :func:`~trainer.restore.inference.derain_pixels`.
+
+    Raises:
+        FileError: the source cannot be read, or the result cannot be written.
+        TrainerError: the network's output is none.
+    """
+    photograph = read_photograph(source)
+    lost = photograph.write(derain_image(net, photograph.pixels, tile=tile, overlap=overlap), result)
     return [*photograph.left_out, *lost]
+
+
+def _derain(net: nn.Module, one: _Work, tile: int | None, overlap: int) -> Sequence[str]:
+    times = one.source.stat()
+    lacks = derain_file(net, one.source, one.result, tile=tile, overlap=overlap)
+    os.utime(one.result, ns=(times.st_atime_ns, times.st_mtime_ns))
+    return lacks
 
 
 def _sentence(error: Exception) -> str:
