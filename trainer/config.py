@@ -34,11 +34,12 @@ class DataSettings(Settings):
     root: UserPath | None = None
     """Folder that holds data sets, each in a folder of its name."""
     rainy: UserPath
-    """Folder of rainy images."""
+    """Folder of rainy images; `FOLDER::left` (or `right`) is a half of pictures side by side, `FOLDER::rain`
+    what has rain in its name."""
     clean: UserPath
-    """Folder of clean images of other scenes."""
+    """Folder of clean images of other scenes; also `FOLDER::right`, `FOLDER::norain`."""
     validation_rainy: UserPath | None = None
-    """Folder of the rainy images of the validation pairs, which are matched by name."""
+    """Folder of the rainy images of the validation pairs, matched by the names that data sets give them."""
     validation_clean: UserPath | None = None
     """Folder of the clean images of the validation pairs."""
     crop: int = Field(256, ge=32)

@@ -174,7 +174,7 @@ def test_a_known_data_set_is_enough_to_train_and_evaluate(
     assert _rgsud(monkeypatch, *evaluation, "--set", "DDN") == 0
     assert "Protocol B" in capsys.readouterr().out
     assert _rgsud(monkeypatch, *evaluation, "--set", "Rain12O0") == 2
-    assert "did you mean 'Rain200L'" in capsys.readouterr().err
+    assert "did you mean 'Rain1200'" in capsys.readouterr().err
     alone = ("evaluate", run, photographs / "val" / "rainy", "--sheet", photographs / "judged.png")
     assert _rgsud(monkeypatch, *alone) == 0
     assert "rain left" in capsys.readouterr().out

@@ -109,7 +109,10 @@ class Measuring(Callback):
         }
         if pool := run.state.pool:
             served = [
-                psnr_y(self._served(run.config, entry.id, images), training.clean.load_id(entry.id))
+                psnr_y(
+                    self._served(run.config, entry.id, images),
+                    training.clean.load_id(training.partners[entry.id]),
+                )
                 for entry in pool.scan()
                 if (images := [pool.image(candidate.digest) for candidate in entry.candidates])
             ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ from pathlib import Path
 from pool_store.errors import PoolError
 from pool_store.schemas import image_id
 from rgsud_core.errors import RgsudError
-from trainer.data.folders import SHOWN, ImageFolder, named
-from trainer.data.pairing import size_of, unmatched
+from rgsud_core.images import listing
+from trainer.data.folders import SHOWN, ImageFolder, named, part_of
+from trainer.data.pairing import partners, size_of
 from trainer.errors import TrainerError
 
 
@@ -25,6 +26,8 @@ class DataReport:
     """Number of rainy images."""
     clean: int
     """Number of clean images."""
+    left_out: tuple[str, ...]
+    """A sentence for each folder with files that are no images, or with linked folders."""
     leaked: tuple[str, ...]
     """Ids of validation images that are also training images, which makes their figures too good."""
 
@@ -102,7 +105,8 @@ def check_training_data(
         domains.append(looks)
 
     if paired and len(opened) == 2:
-        problems += unmatched(*opened) + _mismatched("rainy", *domains)
+        pairs_of, lonely = partners(*opened)
+        problems += lonely + _mismatched("rainy", domains[0], domains[1], pairs_of)
     in_clean = {} if paired else {look.digest: look.identity for look in domains[1]}
     both = [f"{look.identity} = {in_clean[look.digest]}" for look in domains[0] if look.digest in in_clean]
     if both:
@@ -114,17 +118,23 @@ def check_training_data(
     pairs: list[list[_Look]] = []
     if validation is not None:
         sides = [side for root in validation if (side := _open(root, problems))]
-        if len(sides) == 2:
-            problems.extend(unmatched(sides[0], sides[1]))
         pairs = [_look_at(side, problems) for side in sides]
-        if len(pairs) == 2:
-            problems.extend(_mismatched("validation", *pairs))
+        if len(sides) == 2:
+            pairs_of, lonely = partners(*sides)
+            problems += lonely + _mismatched("validation", pairs[0], pairs[1], pairs_of)
     if problems:
         raise TrainerError("\n".join(problems))
 
     trained_on = {look.digest for looks in domains for look in looks}
     leaked = {look.identity for looks in pairs for look in looks if look.digest in trained_on}
-    return DataReport(len(domains[0]), len(domains[1]), tuple(sorted(leaked)))
+    return DataReport(len(domains[0]), len(domains[1]), tuple(_left_out(opened)), tuple(sorted(leaked)))
+
+
+def _left_out(folders: Sequence[ImageFolder]) -> Iterator[str]:
+    for root in dict.fromkeys(part_of(folder.root)[0] for folder in folders):
+        others = [path.relative_to(root) for path in listing(root).left_out]
+        if others:
+            yield f"{len(others)} entries of {root} are no images, or linked folders: {named(others)}."
 
 
 def _unnameable(rainy: ImageFolder) -> list[str]:
@@ -138,8 +148,11 @@ def _unnameable(rainy: ImageFolder) -> list[str]:
     return problems[:SHOWN] + [f"{len(problems) - SHOWN} more names like these."] * (len(problems) > SHOWN)
 
 
-def _mismatched(what: str, degraded: Sequence[_Look], clean: Sequence[_Look]) -> list[str]:
-    truths = {look.identity: look.size for look in clean}
+def _mismatched(
+    what: str, degraded: Sequence[_Look], clean: Sequence[_Look], partners: Mapping[str, str]
+) -> list[str]:
+    sizes = {look.identity: look.size for look in clean}
+    truths = {identity: sizes[partner] for identity, partner in partners.items() if partner in sizes}
     clashes = [
         f"{look.identity} ({look.size[0]}x{look.size[1]} and {truth[0]}x{truth[1]})"
         for look in degraded

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+
+from rgsud_core.errors import FileError
 from rgsud_core.images import Image, images_below, read_image
 from trainer.errors import TrainerError
 
@@ -19,8 +23,26 @@ def named(names: Iterable[object], shown: int = SHOWN) -> str:
     return ", ".join(listed[:shown]) + more
 
 
+_PARTS = ("left", "right", "rain", "norain")
+_NAMED = {
+    "rain": re.compile(r"(rain|rainy)[-_ ]?\d.*|.*[-_](in|rain)", re.IGNORECASE),
+    "norain": re.compile(r"norain.*|.*[-_]gt", re.IGNORECASE),
+}
+
+
+def part_of(root: Path | str) -> tuple[Path, str | None]:
+    """The folder, and which part of it is meant, of ``FOLDER``, ``FOLDER::left`` and so on."""
+    root = Path(root)
+    folder, mark, part = root.name.rpartition("::")
+    return (root.with_name(folder), part) if mark and part in _PARTS and not root.exists() else (root, None)
+
+
 class ImageFolder:
     """The images below a folder, by id: the relative path without suffix (POSIX separators).
+
+    Data sets put rainy and clean images into one folder: ``FOLDER::left`` and ``FOLDER::right`` are the
+    halves of its pictures, ``FOLDER::rain`` those of its images whose names say rain (``rain-1``, ``1_in``),
+    and ``FOLDER::norain`` those that say none (``norain-1``, ``1_GT``).
 
     Raises:
         FileError: the folder is missing or empty, or two files have one id.
@@ -28,7 +50,14 @@ class ImageFolder:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
-        self.files = images_below(self.root)
+        folder, part = part_of(root)
+        self.files = images_below(folder)
+        if part in _NAMED:
+            wanted = _NAMED[part]
+            self.files = {id: path for id, path in self.files.items() if wanted.fullmatch(path.stem)}
+            if not self.files:
+                raise FileError(f"{folder} holds no image whose name says {part}: name another folder.")
+        self._half = part if part in ("left", "right") else None
         self.ids: list[str] = sorted(self.files)
 
     def __len__(self) -> int:
@@ -46,4 +75,10 @@ class ImageFolder:
         """The image of this id, uint8 H,W,3; TrainerError for an unknown id."""
         if identity not in self.files:
             raise TrainerError(f"{self.root} has no image '{identity}'.")
-        return read_image(self.files[identity])
+        image = read_image(self.files[identity])
+        if self._half is None:
+            return image
+        middle = image.shape[1] // 2
+        if image.shape[1] != 2 * middle or middle == 0:
+            raise TrainerError(f"{self.files[identity]} has no halves: it is {image.shape[1]} pixels wide.")
+        return np.ascontiguousarray(image[:, :middle] if self._half == "left" else image[:, middle:])

@@ -105,6 +105,8 @@ def assemble(
         views = (MetricsFile(config.folder / "metrics.jsonl"), board, *views)
     reporter = stack.enter_context(Reporter(config, degradable, views))
     reporter.notice(f"{checked.rainy} rainy and {checked.clean} clean images.", progress)
+    for text in checked.left_out:
+        reporter.notice(text, progress)
     if checked.leaked:
         reporter.notice(
             f"Validation images that are trained on, so figures flatter: {named(checked.leaked)}", progress

@@ -88,6 +88,14 @@ def test_good_data_is_reported(data):
     assert check_training_data(data / "rainy", data / "clean", 32) == report
 
 
+def test_what_is_left_out_is_said(data):
+    (data / "rainy" / "notes.txt").write_text("none")
+    (data / "rainy" / "linked").symlink_to(data / "clean")
+    (said,) = check(data).left_out
+    assert "2 entries of" in said
+    assert "linked, notes.txt" in said
+
+
 def test_validation_images_that_are_trained_on_are_counted(data):
     shutil.copy(data / "val/clean/v1.png", data / "clean/other.png")
     assert check(data).leaked == ("v1",)
