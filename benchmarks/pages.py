@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import platform
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,13 @@ def commit() -> str:
     command = ["git", "rev-parse", "--short", "HEAD"]
     folder = Path(__file__).parent
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False).stdout.strip()
+
+
+def processor() -> str:
+    """The processor's name."""
+    with open("/proc/cpuinfo") as lines:
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def fill(template: str, page: Path, **values: object) -> None:

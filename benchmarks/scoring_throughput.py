@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pages import commit, fill, parser, report, serving, table
+from pages import commit, fill, parser, processor, report, serving, table
 
 # On shared cores, OpenMP threads that spin for each other take the time from the one that works.
 os.environ.setdefault("GOMP_SPINCOUNT", "30000")
@@ -261,13 +260,6 @@ def main() -> None:
             vit=figures["vit-b32_gflop_per_image"],
             lite=figures["daclip-lite_gflop_per_image"],
         )
-
-
-def processor() -> str:
-    """The processor's name."""
-    with open("/proc/cpuinfo") as lines:
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":
