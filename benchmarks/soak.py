@@ -138,13 +138,11 @@ def soak(services: list[Service], minutes: float) -> None:
 
 
 @contextlib.contextmanager
-def started(command: list[str], folder: Path, niceness: int) -> Iterator[tuple[str, int]]:
+def started(command: list[str], folder: Path) -> Iterator[tuple[str, int]]:
     """A service in a process of its own: its URL and its number."""
     said = folder / "said"
     with said.open("w") as file:
-        process = subprocess.Popen(
-            command, stderr=file, stdout=file, cwd=folder, preexec_fn=lambda: os.nice(niceness)
-        )
+        process = subprocess.Popen(command, stderr=file, stdout=file, cwd=folder)
     try:
         while not (found := re.search(r"http://[\w.:]+", said.read_text())):
             if process.poll() is not None:
@@ -272,14 +270,13 @@ def main() -> None:
     options.add_argument(
         "--rate", type=float, default=20.0, help="requests a second to the pool; a fifth to the scorer"
     )
-    options.add_argument(
-        "--nice", type=int, default=0, help="of the services; below 0 where others use the machine"
-    )
+    options.add_argument("--nice", type=int, default=0, help="below 0 where others use the machine")
     options.add_argument("--scorer", action="store_true", help=argparse.SUPPRESS)
     chosen = options.parse_args()
     if chosen.scorer:
         serve_scorer()
         return
+    os.nice(chosen.nice)  # inherited by the services
     minutes = chosen.minutes or (0.5 if chosen.quick else 30.0)
     with TemporaryDirectory() as scratch, contextlib.ExitStack() as stack:
         pool, scorer = (Path(scratch, name) for name in ("pool", "scorer"))
@@ -287,9 +284,9 @@ def main() -> None:
             folder.mkdir()
         rgsud = [sys.executable, "-c", "from rgsud.cli import main; main()"]
         serve_pool = [*rgsud, "pool", "serve", f"embedded:{pool / 'data'}", "--port", "0"]
-        at_pool = stack.enter_context(started(serve_pool, pool, chosen.nice))
+        at_pool = stack.enter_context(started(serve_pool, pool))
         serve_scores = [sys.executable, str(Path(__file__).resolve()), "--scorer"]
-        at_scorer = stack.enter_context(started(serve_scores, scorer, chosen.nice))
+        at_scorer = stack.enter_context(started(serve_scores, scorer))
         httpx.put(f"{at_pool[0]}{POOL}", json={"fingerprint": "soak", "keep": 2}).raise_for_status()
         side = httpx.get(f"{at_scorer[0]}/v1/scorer", timeout=60).json()["views"]["size"]
         services = [

@@ -23,6 +23,7 @@ from pool_store.http.messages import Uploaded, Uploads
 from pool_store.schemas import DIGEST_PATTERN, Digest, Entry, ImageId, PoolName
 from rgsud_core.http.limits import PixelBudget
 from rgsud_core.http.problems import Problem
+from rgsud_core.http.service import BytesRoute
 
 Name = Annotated[PoolName, Path(alias="pool", description="Name of the pool.")]
 Id = Annotated[ImageId, Path(description="Id of a rainy image: its path without suffix.")]
@@ -58,7 +59,7 @@ _CHECKED = 1 << 17
 def image_routes(host: PoolHost, limits: Limits, *, shared: bool) -> APIRouter:
     """The image routes below `/v1/pools`; `shared` allows caches to give images to anyone."""
     forever = f"{'public' if shared else 'private'}, {FOREVER}"
-    routes = APIRouter()
+    routes = APIRouter(route_class=BytesRoute)
     # Threads of their own, so that images never delay offers; only some of them hold decoded pixels.
     threads = anyio.CapacityLimiter(_THREADS)
     decoding = PixelBudget(limits.pixels // 2)

@@ -54,17 +54,26 @@ class JsonRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """See FastAPI."""
-        handle = super().get_route_handler()
+        handle, parsed = super().get_route_handler(), self._parsed
 
         class Parsed(Request):
             async def json(self) -> Any:
-                body = await self.body()
-                return await anyio.to_thread.run_sync(_parse, body, limiter=JsonRoute._parsers)
+                return await parsed(await self.body())
 
         async def handle_parsed(request: Request) -> Response:
             return await handle(Parsed(request.scope, request.receive))
 
         return handle_parsed
+
+    async def _parsed(self, body: bytes) -> Any:
+        return await anyio.to_thread.run_sync(_parse, body, limiter=JsonRoute._parsers)
+
+
+class BytesRoute(JsonRoute):
+    """A route whose body is bytes, which are never parsed, even if they are said to be JSON."""
+
+    async def _parsed(self, body: bytes) -> Any:
+        return body
 
 
 def _parse(body: bytes) -> Any:

@@ -109,3 +109,33 @@ def test_a_token_bucket_fills_by_time_and_address(monkeypatch: pytest.MonkeyPatc
     assert [bucket.wait("a") > 0 for _ in range(2)] == [False, True]
     now += 1000.0
     assert [bucket.wait("a") > 0 for _ in range(21)] == [False] * 20 + [True]
+
+
+def test_no_route_parses_a_body_where_other_requests_wait_for_it(
+    demo: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def parse(_: object) -> None:
+        pytest.fail("a body was parsed on the event loop")
+
+    monkeypatch.setattr("starlette.requests.Request.json", parse)
+    taking = [
+        (method, path.format(pool="demo", digest=ZERO, id="a"))
+        for path, operations in demo.get("/openapi.json").json()["paths"].items()
+        for method, operation in operations.items()
+        if "requestBody" in operation
+    ]
+    assert len(taking) > 6
+    for method, path in taking:
+        answer = demo.request(method, path, content=b"[[],[]]", headers={"content-type": "application/json"})
+        assert 400 <= answer.status_code < 500, path
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("PUT", f"blobs/{ZERO}"), ("PUT", "sources/a"), ("POST", "blobs")]
+)
+def test_an_image_is_no_json_whatever_its_content_type(demo: TestClient, method: str, path: str) -> None:
+    body = b"[" + b",".join([b"[]"] * 40_000) + b"]"
+    answer = demo.request(method, f"{V1}/{path}", content=body, headers={"content-type": "application/json"})
+    assert (
+        "no plain tar" in sentence(answer, 422) if path == "blobs" else "neither PNG" in sentence(answer, 415)
+    )
