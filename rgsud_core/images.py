@@ -107,6 +107,16 @@ def opened(path: Path | str, *, decoded: bool = True, limit: int | None = None) 
         raise FileError(f"{path} cannot be read ({reason}): remove it or save it again.") from None
 
 
+def frames(path: Path | str) -> int:
+    """Frames or pages of an image file, of which the first is read; previews beside a photograph are none.
+
+    Raises:
+        FileError: see :func:`opened`.
+    """
+    with opened(path, decoded=False) as image:
+        return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+
+
 class _Pillow:
     """Pillow's own limit, one for the process: raised as long as a file is open."""
 

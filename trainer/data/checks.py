@@ -12,7 +12,7 @@ from pathlib import Path
 from pool_store.errors import PoolError
 from pool_store.schemas import image_id
 from rgsud_core.errors import RgsudError
-from rgsud_core.images import listing
+from rgsud_core.images import frames, listing
 from trainer.data.folders import SHOWN, ImageFolder, named, part_of
 from trainer.data.pairing import partners, size_of
 from trainer.errors import TrainerError
@@ -27,7 +27,7 @@ class DataReport:
     clean: int
     """Number of clean images."""
     left_out: tuple[str, ...]
-    """A sentence for each folder with files that are no images, or with linked folders."""
+    """Sentences about files that are no images, linked folders, and images of several frames."""
     leaked: tuple[str, ...]
     """Ids of validation images that are also training images, which makes their figures too good."""
 
@@ -39,6 +39,7 @@ class _Look:
     identity: str
     size: tuple[int, int]
     digest: bytes
+    frames: int = 1
 
 
 def _look_at(folder: ImageFolder, problems: list[str]) -> list[_Look]:
@@ -49,7 +50,7 @@ def _look_at(folder: ImageFolder, problems: list[str]) -> list[_Look]:
             return str(error)
         # The pixels and not the file: a copy in another format is the same photograph.
         digest = hashlib.blake2b(image.tobytes(), digest_size=16, salt=size_of(image).encode()[:16]).digest()
-        return _Look(identity, (image.shape[1], image.shape[0]), digest)
+        return _Look(identity, (image.shape[1], image.shape[0]), digest, frames(folder.files[identity]))
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         seen = list(threads.map(one, folder.ids))
@@ -127,10 +128,16 @@ def check_training_data(
 
     trained_on = {look.digest for looks in domains for look in looks}
     leaked = {look.identity for looks in pairs for look in looks if look.digest in trained_on}
-    return DataReport(len(domains[0]), len(domains[1]), tuple(_left_out(opened)), tuple(sorted(leaked)))
+    return DataReport(
+        len(domains[0]), len(domains[1]), tuple(_left_out(opened, domains)), tuple(sorted(leaked))
+    )
 
 
-def _left_out(folders: Sequence[ImageFolder]) -> Iterator[str]:
+def _left_out(folders: Sequence[ImageFolder], looks: Sequence[Sequence[_Look]]) -> Iterator[str]:
+    for folder, seen in zip(folders, looks, strict=True):
+        several = [look.identity for look in seen if look.frames > 1]
+        if several:
+            yield f"Of {len(several)} images of {folder.root} the first frame is used: {named(several)}."
     for root in dict.fromkeys(part_of(folder.root)[0] for folder in folders):
         others = [path.relative_to(root) for path in listing(root).left_out]
         if others:

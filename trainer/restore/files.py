@@ -154,7 +154,14 @@ def _of_folder(source: Path, target: Path, folder: bool, notice: Callable[[str],
     if found.left_out:
         others = named(path.relative_to(source) for path in found.left_out)
         notice(f"{len(found.left_out)} entries of {source} are no images, or linked folders: {others}.")
-    return [_Work(path, target / _name(path.relative_to(source))) for path in found.images]
+    paths = [path.relative_to(source) for path in found.images]
+    work = []
+    for path in paths:
+        name = _name(path)
+        while name != path and name in paths:  # a.psd beside a.psd.png
+            name = name.with_name(f"{name.name}.png")
+        work.append(_Work(source / path, target / name))
+    return work
 
 
 def _of_file(source: Path, target: Path, folder: bool) -> list[_Work]:

@@ -91,9 +91,13 @@ def test_good_data_is_reported(data):
 def test_what_is_left_out_is_said(data):
     (data / "rainy" / "notes.txt").write_text("none")
     (data / "rainy" / "linked").symlink_to(data / "clean")
-    (said,) = check(data).left_out
-    assert "2 entries of" in said
-    assert "linked, notes.txt" in said
+    pages = [PIL.Image.fromarray(photograph(50 + number)) for number in range(3)]
+    pages[0].save(data / "clean" / "pages.tif", save_all=True, append_images=pages[1:])
+    frames, others = check(data).left_out
+    assert "Of 1 images of" in frames
+    assert "the first frame is used: pages" in frames
+    assert "2 entries of" in others
+    assert "linked, notes.txt" in others
 
 
 def test_validation_images_that_are_trained_on_are_counted(data):

@@ -138,6 +138,14 @@ def test_names_that_differ_in_the_suffix_alone_have_a_result_each(tmp_path):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.png", "a.jpg", "A.PNG", "a.tif.png"}
 
 
+def test_a_format_that_is_only_read_has_a_result_of_its_own(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.psd", "a.psd.png"):  # Pillow goes by the content
+        PIL.Image.fromarray(photograph(8, 9)).save(tmp_path / "in" / name, "PNG")
+    assert derain_path(Identity(), tmp_path / "in", tmp_path / "out") == 2
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.psd.png.png", "a.psd.png"}
+
+
 def test_what_is_left_out_is_said(source, tmp_path):
     (source / "notes.txt").write_text("none")
     (source / "clip.heic").write_bytes(b"no format of ours")
