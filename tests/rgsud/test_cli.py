@@ -177,7 +177,7 @@ def test_a_known_data_set_is_enough_to_train_and_evaluate(
     assert "did you mean 'Rain1200'" in capsys.readouterr().err
     alone = ("evaluate", run, photographs / "val" / "rainy", "--sheet", photographs / "judged.png")
     assert _rgsud(monkeypatch, *alone) == 0
-    assert "rain left" in capsys.readouterr().out
+    assert "rain known in front of flat places" in capsys.readouterr().out
     assert (photographs / "judged.png").is_file()
     assert _rgsud(monkeypatch, "train", "demo", "data.set=DDN") == 2
     assert "data.root" in capsys.readouterr().err
