@@ -90,7 +90,7 @@ class _Reader:
             self._damaged("it ends too early")
 
     def _commands(self) -> None:
-        data, size, inside = self.data, len(self.data), False
+        data, size, match, inside = self.data, len(self.data), _ARGUMENT.match, False
         while self.at < size:
             head = _HEAD.match(data, self.at)
             if head is None:
@@ -104,14 +104,20 @@ class _Reader:
                 return
             if name not in _DATA:
                 raise PoolError(f"{self.path} holds the command {name.decode('latin-1')!r}, {_FOREIGN}")
+            at = self.at
             for _ in range(int(head[1]) - 1):
-                argument = _ARGUMENT.match(data, self.at)
+                argument = match(data, at)
                 if argument is None:
+                    self.at = at
                     self._cut_off(_PART_OF_ARGUMENT, "no argument")
                     return
-                self.at = argument.end()
-                if not self._passed(min(int(argument[1]), size - self.at), int(argument[1])):
+                end = argument.end() + int(argument[1])
+                if data[end : end + 2] != b"\r\n":
+                    self.at = argument.end()
+                    self._passed(min(end, size) - self.at, end - self.at)
                     return
+                at = end + 2
+            self.at = at
             inside = name == b"MULTI" or (inside and name != b"EXEC")
             if not inside:
                 self.whole = self.at
