@@ -43,6 +43,10 @@ def serve(
     ] = None,
     body_megabytes: Annotated[int, typer.Option(min=1, help="Largest image or batch, in MB.")] = 64,
     megapixels: Annotated[int, typer.Option(min=1, help="Largest image, in megapixels.")] = 40,
+    dump_megabytes: Annotated[
+        int,
+        typer.Option(min=1, help="Largest snapshot to restore, in MB; it takes ten times as much memory."),
+    ] = 64,
     rate: Annotated[float, typer.Option(min=1, help="Requests per second allowed to one client.")] = 2000,
     access_log: Annotated[
         bool, typer.Option(help="Print a line of JSON to stderr for every request.")
@@ -63,7 +67,12 @@ def serve(
             host=host,
             port=port,
             tokens=Tokens.load(TOKEN_VARIABLES, token_file),
-            limits=Limits(body=body_megabytes << 20, pixels=megapixels * 1_000_000, rate=rate),
+            limits=Limits(
+                body=body_megabytes << 20,
+                dump=dump_megabytes << 20,
+                pixels=megapixels * 1_000_000,
+                rate=rate,
+            ),
             access_log=access_log,
             on_ready=lambda url: console.print(f"The reward pools: {url} (Ctrl-C ends it)"),
         )

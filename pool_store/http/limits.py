@@ -19,8 +19,8 @@ class Limits(limits.Limits):
 
     json_body: int = Field(5 << 20, ge=1)
     """Largest JSON body in bytes, which has room for the longest ids."""
-    dump: int = Field(2 << 30, ge=1)
-    """Largest snapshot to restore, in bytes: an entry takes about 500."""
+    dump: int = Field(64 << 20, ge=1)
+    """Largest snapshot to restore, in bytes: an entry takes about 700, and ten times as much memory."""
     pixels: int = Field(40_000_000, ge=1)
     """Largest image in pixels, which is decoded alone; smaller ones together at most half as many."""
 
