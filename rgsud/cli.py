@@ -13,7 +13,7 @@ from rich.text import Text
 
 from iqa_service.cli import app as scorer_commands
 from iqa_service.cli import score
-from rgsud.commands import images, training
+from rgsud.commands import images, reports, training
 from rgsud.commands.pool import app as pool_commands
 from rgsud.commands.serving import serve
 from rgsud_core.console import make_console
@@ -30,6 +30,7 @@ app = typer.Typer(
 for verb in (
     *(training.train, training.demo, training.recipes, training.settings),
     *(images.derain, images.evaluate, serve, score, submit, status),
+    *(reports.report, reports.compare),
 ):
     app.command()(verb)
 scorer_commands.command("pretrain")(images.pretrain_scorer)
