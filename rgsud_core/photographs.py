@@ -97,6 +97,8 @@ class Photograph:
             lost.append("transparency")
             alpha = None
         grey = grey and format in (_GREY if alpha is None else _GREY_ALPHA)
+        if alpha is not None and pixels.dtype == np.uint16:
+            grey = False  # few programs read two channels of 16 bits
         if profile is not None and (format not in _TOLD or grey != self.grey):
             if pixels.dtype == np.uint8:
                 source = _one_channel(pixels) if self.grey else pixels
@@ -229,7 +231,7 @@ def _alpha(image: PIL.Image.Image) -> Pixels | None:
 
 def _deep_colours(image: PIL.Image.Image, path: Path) -> Pixels | None:
     """Colours of 16 bits, which Pillow would cut to 8, uint16 H,W,3 or 4; None where there are none."""
-    if image.mode not in ("RGB", "RGBA"):
+    if image.mode not in ("LA", "RGB", "RGBA"):
         return None
     turn, found = orientation(image), None
     with contextlib.suppress(ImportError, RuntimeError, ValueError, OSError):
@@ -244,8 +246,10 @@ def _deep_colours(image: PIL.Image.Image, path: Path) -> Pixels | None:
                 found = tiff.pages[0].asarray()
                 # Pillow turns a TIFF as it reads it.
                 turn = int(tiff.pages.first.tags.valueof("Orientation", default=1))
-    if found is None or found.dtype != np.uint16 or found.ndim != 3 or found.shape[2] not in (3, 4):
+    if found is None or found.dtype != np.uint16 or found.ndim != 3 or found.shape[2] not in (2, 3, 4):
         return None
+    if found.shape[2] == 2:  # grey and opacity
+        found = found[..., [0, 0, 0, 1]]
     planes = (PIL.Image.fromarray(found[..., band]) for band in range(found.shape[2]))
     return np.dstack([np.asarray(turned(plane, turn)) for plane in planes])
 
@@ -328,7 +332,7 @@ def _png(pixels: Pixels, profile: bytes | None, told: Photograph | None) -> byte
     lines = np.empty((height, rows.shape[1] + 1), np.uint8)
     lines[:, 0], lines[0, 1:] = 2, rows[0]  # each row is stored as its difference to the one above
     lines[1:, 1:] = rows[1:] - rows[:-1]
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0))]
     if profile:
         chunks.append((b"iCCP", b"profile\0\0" + zlib.compress(profile)))
     if told is not None:
@@ -350,8 +354,8 @@ def _tiff(pixels: Pixels, profile: bytes | None, told: Photograph | None) -> byt
     tifffile.imwrite(
         file,
         pixels,
-        photometric="rgb" if pixels.shape[2] > 2 else "minisblack",
-        extrasamples=["unassalpha"] if pixels.shape[2] in (2, 4) else None,
+        photometric="rgb",
+        extrasamples=["unassalpha"] if pixels.shape[2] == 4 else None,
         compression="zlib",
         iccprofile=profile,
         metadata=None,

@@ -14,9 +14,10 @@ import PIL.JpegImagePlugin
 import pytest
 import tifffile
 
+from rgsud_core.colours import eight_bits, to_srgb
 from rgsud_core.errors import FileError
 from rgsud_core.images import MEGAPIXELS_VARIABLE, SUFFIXES, image_format, read_image
-from rgsud_core.photographs import read_photograph
+from rgsud_core.photographs import Photograph, read_photograph
 
 HEIGHT, WIDTH = 24, 32
 
@@ -317,3 +318,32 @@ def test_the_formats_of_photographs_are_listed():
     )
     # Decoders of these start other programs, or draw what is no photograph.
     assert not {".eps", ".ps", ".wmf", ".pdf", ".mpg"} & set(SUFFIXES)
+
+
+@pytest.mark.parametrize("suffix", [*FUZZED, ".dib", ".pgm", ".jfif", ".tiff", ".apng"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("profile", [None, wide_gamut()])
+def test_every_photograph_goes_into_every_format(suffix, channels, dtype, profile, tmp_path):
+    """Nothing but what a format cannot hold is lost, and the colours stay."""
+    colours = scene(3 if channels > 2 else 1, dtype)
+    photograph = Photograph(
+        pixels=colours if channels > 2 else np.repeat(colours, 3, axis=2),
+        alpha=None if channels % 2 else np.full((HEIGHT, WIDTH), np.iinfo(dtype).max // 2, dtype),
+        grey=channels < 3,
+        format="PNG",
+        profile=profile if channels > 2 else None,
+        exif=EXIF.tobytes().removeprefix(b"Exif\0\0"),
+        xmp=XMP,
+        dpi=(300.0, 300.0),
+        notes={"Author": "somebody"},
+    )
+    path = tmp_path / f"a{suffix}"
+    lost = photograph.write(photograph.pixels, path)
+    assert set(lost) <= {"16 bits a channel", "transparency"}
+    wanted = PIL.Image.fromarray(photograph.pixels if dtype == np.uint8 else eight_bits(photograph.pixels))
+    seen = read_image(path).astype(int)
+    assert np.abs(seen - np.asarray(to_srgb(wanted, photograph.profile))).mean() < 6
+    again = read_photograph(path)
+    assert (again.alpha is None) == (photograph.alpha is None or "transparency" in lost or suffix == ".gif")
+    assert (again.pixels.dtype == np.uint16) == (dtype == np.uint16 and "16 bits a channel" not in lost)
