@@ -278,3 +278,23 @@ def test_any_temporary_folder_does(
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     pool = embedded.open()
     assert embedded.open(spec=pool.address).stats().entries == 0
+
+
+def test_a_log_that_was_rewritten_opens(embedded: Any, make_offer: Callable[..., Offer]) -> None:
+    """Values of every size, long and short ids, compressed strings, numbers: in a snapshot and behind it."""
+    pool = embedded.open(history=2)
+    offer = make_offer(pool, "a", 0.0, 1)
+    ids = [f"id{number}" for number in range(700)] + ["1234567", "12", "x" * 200, "ä/ö" * 30]
+    for log_odds in (1.0, 2.0):
+        pool.offer_many([offer.model_copy(update={"id": id, "log_odds": log_odds}) for id in ids])
+    other = embedded.open(spec=f"{pool.address.replace('pool=main', 'pool=other')}")
+    other.offer_many([offer.model_copy(update={"id": "12", "log_odds": -1.5})])
+    pool.server.client.set("rgsud:ping", "7", px=3_600_000)
+    pool.server.client.bgrewriteaof()
+    wait_until(lambda: [*embedded.blobs.parent.parent.glob("*/*.2.base.rdb")], "the log is not rewritten")
+    pool.offer(make_offer(pool, "late", 3.0, 2))
+    pool.restore(before := pool.dump())
+    pool.close()
+    again = embedded.open(history=2)
+    assert again.dump() == before
+    assert best(again, ["late", "12", "x" * 200]) == {"late": 3.0, "12": 2.0, "x" * 200: 2.0}
