@@ -83,7 +83,10 @@ def _opened(settings: ServiceSettings, name: str, cores: int) -> Iterator[FastAP
     from iqa_service.serving.ray_app import deploy_scorer
     from iqa_service.serving.ray_client import HandleTransport
 
-    clusters.join("local", num_cpus=cores, include_dashboard=False, logging_level=logging.ERROR)
+    try:
+        clusters.join("local", num_cpus=cores, include_dashboard=False, logging_level=logging.ERROR)
+    except ConnectionError as problem:
+        raise ScorerError(f"{problem}: try again later.") from None
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start(proxy_location="Disabled")

@@ -21,6 +21,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError, RpcError
 
+_STARTS = 3
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
 
@@ -76,13 +77,25 @@ def join(address: str, **options: Any) -> None:
     """Make this process a driver of the cluster at the address, until :func:`leave` or its end.
 
     Raises:
-        ConnectionError: nothing is there, or it is no Ray.
+        ConnectionError: nothing is there, or it is no Ray; or a Ray of this process's own does not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if "://" not in address and address != "local" and not reachable(address):
         raise ConnectionError(f"nothing listens at {address}")
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
-    ray.init(address=address, **(quiet | options))
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(address=address, **(quiet | options))
+            break
+        except ConnectionError:
+            raise
+        except Exception as problem:
+            # Ray gives its own processes 30 s to start, which a busy machine may not keep; it has no class
+            # for this error.
+            if address != "local" or "during startup" not in str(problem):
+                raise
+            if not left:
+                raise ConnectionError("Ray does not start here, the machine is too busy") from problem
     leave_at_exit()
 
 

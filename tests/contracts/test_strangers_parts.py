@@ -128,7 +128,6 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("cluster")
 def test_all_four_at_once_train_on_ray(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("slope.txt").write_text("0.4")

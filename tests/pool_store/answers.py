@@ -9,6 +9,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from pool_store.client import Pool
+from tests.patience import PATIENCE
 
 
 def sentence(answer: Any, status: int) -> str:
@@ -23,7 +24,7 @@ def sentence(answer: Any, status: int) -> str:
 
 def raw(port: int, *lines: str, body: bytes = b"") -> tuple[int, bytes, bytes]:
     """Status, head and body of what a server answers to these very lines."""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
         head = "\r\n".join([*lines, "Connection: close", "", ""]).encode("utf-8")
         connection.sendall(head + body)
         received = b""

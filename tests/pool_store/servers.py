@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp
 
 from rgsud_core.http.limits import Limits
 from rgsud_core.http.runner import configured
+from tests.patience import PATIENCE, wait_until
 
 
 def free_port() -> int:
@@ -46,19 +46,11 @@ def redis_server(folder: Path, **settings: Any) -> Iterator[int]:
 
 
 def answers(port: int) -> bool:
-    with redis.Redis(port=port, socket_timeout=1) as client:
+    with redis.Redis(port=port, socket_timeout=PATIENCE) as client:
         try:
             return bool(client.ping())
         except redis.RedisError:
             return False
-
-
-def wait_until(condition: Any, otherwise: str, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(otherwise)
-        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from pool_store.engine.pages import page
 from pool_store.errors import PoolConflict, PoolError
 from pool_store.schemas import Offer
 from rgsud_core.images import Image
+from tests.patience import PATIENCE
 from tests.pool_store.conftest import Backend
 
 MakeOffer = Callable[..., Offer]
@@ -51,7 +52,7 @@ def test_an_image_that_is_damaged_can_be_put_again(
         pool.image(digest)
     assert [found.digest for found in pool.verify().damaged] == [digest]
     if backend.spec.startswith("http"):
-        served = httpx.get(f"{backend.spec}/v1/pools/main/blobs/{digest}")
+        served = httpx.get(f"{backend.spec}/v1/pools/main/blobs/{digest}", timeout=PATIENCE)
         assert (served.status_code, "is corrupt" in served.json()["detail"]) == (500, True)
     before = pool.stats().blobs
     if many:

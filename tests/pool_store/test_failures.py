@@ -19,8 +19,9 @@ from pool_store.engine.connection import DurabilityWarning
 from pool_store.errors import PoolError, PoolFull, PoolMissing, PoolUnavailable
 from pool_store.schemas import Offer
 from rgsud_core.images import Image
+from tests.patience import wait_until
 from tests.pool_store.answers import best
-from tests.pool_store.servers import free_port, redis_server, wait_until
+from tests.pool_store.servers import free_port, redis_server
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from pool_store.engine.images import digest_of, encode
 from pool_store.schemas import Lineage, Offer
 from rgsud import cli
 from rgsud_core.images import Image
+from tests.patience import PATIENCE
 
 Picture = Callable[[int], Image]
 RGSUD = (sys.executable, "-c", "from rgsud.cli import main; main()")
@@ -147,7 +148,7 @@ class Served:
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """The exit code, and what it said after its first line."""
         self.process.send_signal(number)
-        _, errors = self.process.communicate(timeout=60)
+        _, errors = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, errors
 
 
@@ -168,29 +169,31 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
 
 def test_serves_until_it_is_told_to_end(serve: Callable[..., Served], picture: Picture, rgsud: Any) -> None:
     service = serve(RGSUD_POOL_TOKEN="")
-    httpx.put(f"{service.url}/v1/pools/demo", json={"fingerprint": "f"}).raise_for_status()
+    httpx.put(f"{service.url}/v1/pools/demo", json={"fingerprint": "f"}, timeout=PATIENCE).raise_for_status()
     code, out, _ = rgsud("stats", f"{service.url}/demo", "--json")
     assert (code, json.loads(out)["entries"]) == (0, 0)
 
     # A request in hand is finished, and only then the service ends.
     body = encode(picture(1))
-    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE) as connection:
         head = (
             f"PUT /v1/pools/demo/blobs/{digest_of(picture(1))} HTTP/1.1\r\nHost: localhost\r\n"
             f"Content-Type: image/webp\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         connection.sendall(head.encode() + body[:10])
-        httpx.get(f"{service.url}/healthz").raise_for_status()  # by now the service has seen that head
+        httpx.get(
+            f"{service.url}/healthz", timeout=PATIENCE
+        ).raise_for_status()  # by now the service has seen that head
         service.process.send_signal(signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             service.process.wait(0.5)
         connection.sendall(body[10:])
         assert connection.recv(65536).startswith(b"HTTP/1.1 201")
-    _, errors = service.process.communicate(timeout=60)
+    _, errors = service.process.communicate(timeout=PATIENCE)
     assert (service.process.returncode, errors) == (0, "")
 
     service = serve(RGSUD_POOL_TOKEN="")  # the folder is free again, and nothing is lost
-    answer = httpx.get(f"{service.url}/v1/pools/demo/blobs/{digest_of(picture(1))}")
+    answer = httpx.get(f"{service.url}/v1/pools/demo/blobs/{digest_of(picture(1))}", timeout=PATIENCE)
     assert answer.content == body
     assert service.end(signal.SIGINT) == (0, "")
 
@@ -198,8 +201,10 @@ def test_serves_until_it_is_told_to_end(serve: Callable[..., Served], picture: P
 def test_serves_other_machines_with_a_token_and_logs_no_token(serve: Callable[..., Served]) -> None:
     service = serve("--host", "0.0.0.0", "--access-log", RGSUD_POOL_TOKEN=TOKEN)
     url = f"{service.url}/v1/pools"
-    assert httpx.get(url).status_code == 401
-    assert httpx.get(url, headers={"authorization": f"Bearer {TOKEN}"}).json() == {"pools": []}
+    assert httpx.get(url, timeout=PATIENCE).status_code == 401
+    assert httpx.get(url, headers={"authorization": f"Bearer {TOKEN}"}, timeout=PATIENCE).json() == {
+        "pools": []
+    }
     code, errors = service.end()
     lines = [json.loads(line) for line in errors.splitlines()]
     assert code == 0
@@ -232,7 +237,7 @@ def test_offers_by_http_reach_the_pool_that_is_looked_at(
 def test_many_previews_take_bounded_memory_and_give_it_back(serve: Callable[..., Served]) -> None:
     service = serve(RGSUD_POOL_TOKEN="")
     image = np.full((2000, 3000, 3), 7, np.uint8)
-    with httpx.Client(base_url=f"{service.url}/v1/pools", timeout=120) as client:
+    with httpx.Client(base_url=f"{service.url}/v1/pools", timeout=PATIENCE) as client:
         client.put("/demo", json={"fingerprint": "f"}).raise_for_status()
         path = f"/demo/blobs/{digest_of(image)}"
         client.put(path, content=encode(image), headers={"content-type": "image/webp"}).raise_for_status()

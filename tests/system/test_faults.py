@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ import torch
 import yaml
 
 from pool_store.client import open_pool
+from tests.patience import PATIENCE, wait_until
 from tests.system.clusters import ENVIRONMENT, PROGRAMS, RayNodes, ray_nodes
 from tests.system.conftest import RedisServer, Service
 from trainer.state.checkpoints import Checkpoints
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 OUTAGE_SECONDS = float(os.environ.get("RGSUD_FAULT_SECONDS", "6"))
-PATIENCE_SECONDS = 240.0
 REDEPLOY = """
 import sys
 import ray
@@ -87,7 +86,7 @@ class Run:
             "schedule": {"samples": 10**8, "stage2_from": 20},
             "recycling": {"scorer": "random", "every": 2},
             "report": {"log_every": 2, "evaluate_every": 10**6, "sheet_every": 10**6, "checkpoint_every": 20},
-            "ray": {"cpus": 1, "scorer": {"cpus": 0}, "timeout_seconds": 20},
+            "ray": {"cpus": 1, "scorer": {"cpus": 0}, "timeout_seconds": 120},
         }
         tree["data"] |= {"crop": 32, "batch": 2, "workers": 0}
         for part, values in changes.items():
@@ -102,7 +101,7 @@ class Run:
 
     def finish(self, *settings: str) -> None:
         """Train to the end."""
-        assert self.start(*settings).wait(PATIENCE_SECONDS) == 0, self.log()
+        assert self.start(*settings).wait(PATIENCE) == 0, self.log()
 
     def log(self) -> str:
         return self._log.read_text()[-3000:]
@@ -119,11 +118,7 @@ class Run:
         return float(steps[-1][figure] or 0) if steps else 0.0
 
     def until(self, so: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not so():
-            if time.monotonic() > deadline:
-                pytest.fail(f"{what}: {self.log()}")
-            time.sleep(0.1)
+        wait_until(so, lambda: f"{what}: {self.log()}")
 
     def goes_on(self, figure: str) -> None:
         """Returns once a figure has risen."""
@@ -201,7 +196,7 @@ def test_training_outlives_its_services(
 
         assert run.complaints() <= 12, "it says the same again and again"
         driver.send_signal(signal.SIGTERM)
-        assert driver.wait(PATIENCE_SECONDS) == 130, run.log()
+        assert driver.wait(PATIENCE) == 130, run.log()
         run.finish(f"schedule.samples={int(run.last('samples')) + 40}")
         pool = open_pool(f"{service.url}/run", fingerprint=None)
         assert pool.verify().whole
@@ -248,7 +243,7 @@ def test_a_death_changes_no_weight(
             driver.kill()
             driver.wait()
             driver = run.start()
-        assert driver.wait(PATIENCE_SECONDS) == 0, run.log()
+        assert driver.wait(PATIENCE) == 0, run.log()
     finally:
         driver.kill()
     assert any(line["text"].startswith("Going on from ") for line in run.lines("notice"))
@@ -270,7 +265,7 @@ def test_an_elastic_run_goes_on_with_the_workers_that_are_left(
             nodes,
             photographs,
             recycling={"pool": pool},
-            ray={"workers": [1, 2], "cpus": 1, "scorer": {"cpus": 0}, "timeout_seconds": 10},
+            ray={"workers": [1, 2], "cpus": 1, "scorer": {"cpus": 0}, "timeout_seconds": 120},
         )
         driver = run.start()
         try:
@@ -282,6 +277,6 @@ def test_an_elastic_run_goes_on_with_the_workers_that_are_left(
             samples = run.last("samples")
             run.until(lambda: run.last("samples") > samples + 40, "it does not train")
             driver.send_signal(signal.SIGTERM)
-            assert driver.wait(PATIENCE_SECONDS) == 130, run.log()
+            assert driver.wait(PATIENCE) == 130, run.log()
         finally:
             driver.kill()

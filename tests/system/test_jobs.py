@@ -6,9 +6,8 @@ import json
 import re
 import shlex
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,13 @@ import yaml
 from PIL import Image
 
 from pool_store.client import open_pool
+from tests.patience import PATIENCE, wait_until
 from tests.system.clusters import AUTHORISED, ENVIRONMENT, PROGRAMS, RayNodes, free_ports, ray_nodes
 from trainer.data.demo import write_demo_data
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 SERVE = Path(__file__).parents[2] / "deploy" / "serve.yaml"
-_SECONDS = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def command(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]
 
 def output(process: subprocess.Popen[str]) -> str:
     """All that it says until it ends."""
-    said, _ = process.communicate(timeout=_SECONDS)
+    said, _ = process.communicate(timeout=PATIENCE)
     return said
 
 
@@ -95,15 +94,14 @@ def test_serve_yaml_scores_by_http(cluster: RayNodes, tmp_path: Path) -> None:
     said = output(command("serve", "deploy", tmp_path / "serve.yaml", "--address", cluster.address))
     assert "successfully" in said, said
 
-    deadline, url = time.monotonic() + _SECONDS, f"http://127.0.0.1:{port}"
-    while True:
-        try:
-            if httpx.get(f"{url}/readyz", timeout=10).is_success:
-                break
-        except httpx.HTTPError:
-            pass
-        assert time.monotonic() < deadline, "the scorer is not ready"
-        time.sleep(0.2)
+    url = f"http://127.0.0.1:{port}"
+
+    def ready() -> bool:
+        with suppress(httpx.HTTPError):
+            return httpx.get(f"{url}/readyz", timeout=PATIENCE).is_success
+        return False
+
+    wait_until(ready, "the scorer is not ready")
     Image.fromarray(np.full((80, 80, 3), 128, np.uint8)).save(tmp_path / "grey.png")
     by_http, here = (
         output(command("rgsud", "score", tmp_path / "grey.png", "--scorer", scorer, "--json"))
@@ -115,15 +113,14 @@ def test_serve_yaml_scores_by_http(cluster: RayNodes, tmp_path: Path) -> None:
 
 
 def test_a_job_trains_on_two_nodes_is_stopped_and_goes_on(
-    cluster: RayNodes, tmp_path: Path, redis_server: Any, wait_for: Callable[..., None]
+    cluster: RayNodes, tmp_path: Path, redis_server: Any
 ) -> None:
     pool = f"{redis_server.url}?blobs={tmp_path / 'blobs'}"
     folder = tmp_path / "runs" / "job"
     submitted = command("rgsud", "submit", recipe(tmp_path, pool), "--address", cluster.address)
-    wait_for(
+    wait_until(
         lambda: submitted.poll() is not None or any(line["kind"] == "step" for line in lines(folder)),
         "no step is made",
-        _SECONDS,
     )
     assert submitted.poll() is None, output(submitted)
 
@@ -134,8 +131,10 @@ def test_a_job_trains_on_two_nodes_is_stopped_and_goes_on(
     assert (status["scorer"]["state"], status["scorer"]["replicas"]) == ("RUNNING", 1)
     assert status["job"]["state"] == "RUNNING"
 
-    wait_for(lambda: list((folder / "checkpoints").glob("*.pt")), "no checkpoint is written", _SECONDS)
-    stop = httpx.post(f"{cluster.address}/api/jobs/{status['job']['id']}/stop", headers=AUTHORISED)
+    wait_until(lambda: list((folder / "checkpoints").glob("*.pt")), "no checkpoint is written")
+    stop = httpx.post(
+        f"{cluster.address}/api/jobs/{status['job']['id']}/stop", headers=AUTHORISED, timeout=PATIENCE
+    )
     assert stop.json()["stopped"]
     said = output(submitted)
     assert submitted.returncode == 2

@@ -26,6 +26,7 @@ import pytest
 from pool_store.client import Pool, open_pool
 from pool_store.errors import PoolError, PoolFull, PoolUnavailable
 from pool_store.schemas import Lineage, Offer
+from tests.patience import PATIENCE, wait_until
 
 ROUNDS = int(os.environ.get("RGSUD_CRASH_ROUNDS", "4"))
 SEED = int(os.environ.get("RGSUD_CRASH_SEED", str(random.SystemRandom().randrange(10**6))))
@@ -80,7 +81,7 @@ class Client:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
 
 
 def embedded_server(service: Any) -> int:
@@ -180,15 +181,14 @@ def settled(pool: Pool) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(60 * ROUNDS + 120)
-def test_acknowledged_rewards_outlive_every_process(arena: Arena, wait_for: Callable[..., None]) -> None:
+def test_acknowledged_rewards_outlive_every_process(arena: Arena) -> None:
     floor: dict[str, float] = {}
     for number in range(ROUNDS):
         heard = {client: len(client.said("replaced")) for client in arena.running()}
         for client, before in heard.items():
             message = f"round {number}: a client does not get through: {client.said('refused')[-1:]}"
-            wait_for(
-                lambda client=client, before=before: len(client.said("replaced")) > before + 5, message, 60
+            wait_until(
+                lambda client=client, before=before: len(client.said("replaced")) > before + 5, message
             )
         arena.note_embedded()
         time.sleep(arena.chance.uniform(0, 0.4))
@@ -205,7 +205,7 @@ def test_acknowledged_rewards_outlive_every_process(arena: Arena, wait_for: Call
         client.kill()
     with contextlib.closing(open_pool(arena.url, fingerprint=SCORER)) as pool:
         # What a client had sent when it was killed is still decided; a sweep without grace is for after that.
-        wait_for(lambda: settled(pool), "offers go on without clients")
+        wait_until(lambda: settled(pool), "offers go on without clients")
         entries = list(pool.scan())
         held = {entry.id: entry.best.log_odds for entry in entries}
         assert_none_below(held, arena.acknowledged())
@@ -231,13 +231,13 @@ def test_acknowledged_rewards_outlive_every_process(arena: Arena, wait_for: Call
 
 
 def test_a_client_killed_between_the_phases_leaves_an_orphan_and_no_pointer(
-    serve: Callable[..., Any], tmp_path: Path, wait_for: Callable[..., None]
+    serve: Callable[..., Any], tmp_path: Path
 ) -> None:
     service = serve()
     url = f"{service.url}/walk"
     with contextlib.closing(open_pool(url, fingerprint=SCORER)) as pool:
         client = Client(url, tmp_path / "client", SEED, phases=1)
-        wait_for(lambda: client.said("put"), "the client puts nothing")
+        wait_until(lambda: client.said("put"), "the client puts nothing")
         client.kill()
         [[_, id, _, digest]] = client.said("put")
         assert pool.entries([id]) == {}
@@ -286,9 +286,7 @@ def fill(file: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("phase", ["blob", "pointer"])
-def test_a_full_disk_refuses_and_recovers(
-    serve: Callable[..., Any], small_disk: Path, wait_for: Callable[..., None], phase: str
-) -> None:
+def test_a_full_disk_refuses_and_recovers(serve: Callable[..., Any], small_disk: Path, phase: str) -> None:
     service = serve(f"embedded:{small_disk / 'pools'}")
     pool = open_pool(f"{service.url}/walk", fingerprint=SCORER)
     acknowledged: dict[str, float] = {}
@@ -313,7 +311,7 @@ def test_a_full_disk_refuses_and_recovers(
             return offer(1_000_000)
         return False
 
-    wait_for(accepted, "the pool does not recover")
+    wait_until(accepted, "the pool does not recover")
     assert_none_below(scores(pool, sorted(acknowledged)), acknowledged)
     assert pool.verify().whole
     service.kill()
@@ -340,7 +338,7 @@ OUTAGES: dict[str, tuple[Callable[[Any], object], Callable[[Any], object]]] = {
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("outage", OUTAGES)
 def test_says_that_redis_does_not_serve_and_goes_on_when_it_does(
-    serve: Callable[..., Any], redis_server: Any, tmp_path: Path, wait_for: Callable[..., None], outage: str
+    serve: Callable[..., Any], redis_server: Any, tmp_path: Path, outage: str
 ) -> None:
     service = serve(f"{redis_server.url}?blobs={tmp_path / 'blobs'}")
     pool = open_pool(f"{service.url}/walk", fingerprint=SCORER)
@@ -357,15 +355,17 @@ def test_says_that_redis_does_not_serve_and_goes_on_when_it_does(
 
     # At once, since a frozen server is waited for.
     with ThreadPoolExecutor() as threads:
-        asked = threads.submit(httpx.get, f"{service.url}/readyz", timeout=60)
+        asked = threads.submit(httpx.get, f"{service.url}/readyz", timeout=PATIENCE)
         for said in threads.map(refusal, (pool, direct)):
             assert re.fullmatch(r"the pool at \S+ does not serve \([^\n]+\): [^\n]+", said)
         ready = asked.result()
-    assert httpx.get(f"{service.url}/healthz").status_code == 200
+    assert httpx.get(f"{service.url}/healthz", timeout=PATIENCE).status_code == 200
     assert ready.status_code == 503
     assert ready.headers["content-type"] == "application/problem+json"
     end(redis_server)
-    wait_for(lambda: httpx.get(f"{service.url}/readyz", timeout=60).status_code == 200, "it stays refused")
+    wait_until(
+        lambda: httpx.get(f"{service.url}/readyz", timeout=PATIENCE).status_code == 200, "it stays refused"
+    )
     assert pool.entries(["a"]).keys() == {"a"}
     assert pool.offer(better).log_odds == 2.0
     assert direct.entries(["a"])["a"].best.log_odds == 2.0

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +29,7 @@ from iqa_service.scorers.remote import ViewCall
 from iqa_service.serving import clusters
 from iqa_service.serving.ray_app import deploy_scorer
 from iqa_service.serving.settings import ServiceSettings
+from tests.patience import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -94,13 +94,6 @@ def copies(app: str = "iqa") -> list[psutil.Process]:
     return found
 
 
-def eventually(what: Callable[[], bool], seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not become so in time"
-        time.sleep(0.1)
-
-
 def test_scores_and_fingerprint_are_those_in_process(url: str, two_copies: str, local: ScoreBackend) -> None:
     sent = candidates(0, 12)
     expected = local.score(sent)
@@ -144,7 +137,7 @@ def test_a_copy_that_dies_costs_no_answer_and_makes_none_wrong(
         if len(answered) == calls // 4:
             victim = copies()[0]
             os.kill(victim.pid, signal.SIGKILL)
-            victim.wait(10)
+            victim.wait(PATIENCE)
         return scores
 
     before = {process.pid for process in copies()}
@@ -159,7 +152,9 @@ def test_a_copy_that_dies_costs_no_answer_and_makes_none_wrong(
     for result in results:
         if isinstance(result, ScorerError):
             assert str(result)
-    eventually(lambda: len(copies()) == 2 and {process.pid for process in copies()} != before)
+    wait_until(
+        lambda: len(copies()) == 2 and {process.pid for process in copies()} != before, "no copy replaces it"
+    )
     for line in lines:
         assert line.score(sent[0]) == pytest.approx(expected[0], abs=1e-3)
         line.close()
@@ -175,15 +170,15 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(url: str, two_copies: s
         retry_after_seconds=3,
     )
     handle = serve.get_deployment_handle("Scorer", deploy_scorer(narrow).partition(":")[2])
-    eventually(lambda: len(copies()) == 1)
+    wait_until(lambda: len(copies()) == 1, "the second copy stays")
     remote = open_scorer(url)
     views = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
-    expected = handle.score_views.remote(ViewCall(views)).result(timeout_s=30).log_odds
+    expected = handle.score_views.remote(ViewCall(views)).result(timeout_s=PATIENCE).log_odds
     (copy,) = copies()
 
     def by_handle(_: int) -> str:
         try:
-            answer = handle.score_views.remote(ViewCall(views)).result(timeout_s=60)
+            answer = handle.score_views.remote(ViewCall(views)).result(timeout_s=PATIENCE)
         except BackPressureError as refusal:
             return "refused" if refusal.retry_after_s == 3 else "refused without a time"
         assert answer.log_odds == pytest.approx(expected, abs=1e-3)
@@ -203,7 +198,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(url: str, two_copies: s
 
     rush(by_handle, 100)
     before = copy.memory_info().rss
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=PATIENCE) as client:
         for ask, calls in ((by_handle, 1500), (by_http, 200)):
             results = rush(ask, calls)
             assert results.count("scored") + results.count("refused") == calls
@@ -233,12 +228,15 @@ def test_the_command_serves_until_it_is_told_to_end(spec: str) -> None:
         assert process.stderr is not None
         said = process.stderr.readline()
         (url,) = re.findall(r"http://127\.0\.0\.1:\d+", said)
-        assert httpx.get(f"{url}/readyz", timeout=60).json() == {"status": "ok"}
-        assert httpx.get(f"{url}/v1/scorer").status_code == 401
+        assert httpx.get(f"{url}/readyz", timeout=PATIENCE).json() == {"status": "ok"}
+        assert httpx.get(f"{url}/v1/scorer", timeout=PATIENCE).status_code == 401
         headers = {"authorization": "Bearer sesame-open-open"}
-        assert httpx.get(f"{url}/v1/scorer", headers=headers, timeout=60).json()["views"]["kind"] == "tiles"
+        assert (
+            httpx.get(f"{url}/v1/scorer", headers=headers, timeout=PATIENCE).json()["views"]["kind"]
+            == "tiles"
+        )
         process.send_signal(signal.SIGTERM)
-        _, more = process.communicate(timeout=120)
+        _, more = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
         process.wait()

@@ -186,6 +186,8 @@ def connect_ray(config: Config, stack: ExitStack) -> bool:
         else:
             clusters.join(address)
     except ConnectionError as problem:
+        if address is None:
+            raise TrainerError(f"{problem}: try again, or use launch=inline.") from None
         raise TrainerError(
             f"there is no Ray cluster at {address} ({problem}): start one with `ray start --head`, or "
             "leave out ray.address to use this machine."

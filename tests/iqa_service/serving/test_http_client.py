@@ -20,6 +20,7 @@ from iqa_service.scorers.daclip_iqa import DaclipScorer
 from iqa_service.serving.batching import ScoringService
 from iqa_service.serving.http_api import make_api
 from iqa_service.serving.settings import TOKEN_VARIABLE, ServiceSettings
+from tests.patience import PATIENCE, wait_until
 
 
 class Served(uvicorn.Server):
@@ -31,13 +32,11 @@ class Served(uvicorn.Server):
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self.run, args=([self.socket],), daemon=True)
         self.thread.start()
-        deadline = time.monotonic() + 30
-        while not self.started and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: self.started, "the service does not start")
 
     def stop(self) -> None:
         self.should_exit = True
-        self.thread.join(10)
+        self.thread.join(PATIENCE)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pool_store.client import open_pool
 from pool_store.engine.log_check import check_log
 from pool_store.errors import PoolError, PoolMissing
 from pool_store.schemas import Offer
-from tests.pool_store.servers import wait_until
+from tests.patience import wait_until
 
 NAMES = ("lock", "valkey.log", "appendonlydir", "blobs", "temp-rewriteaof-bg-7.aof", "temp-7.rdb")
 LOG = "appendonlydir/appendonly.aof.1.incr.aof"

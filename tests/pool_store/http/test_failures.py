@@ -22,6 +22,7 @@ from pool_store.engine.pools import PoolHost, open_host
 from pool_store.http.app import create_app
 from pool_store.schemas import PoolSettings
 from rgsud_core.images import Image
+from tests.patience import PATIENCE
 from tests.pool_store.answers import best_over_http, sentence
 
 Picture = Callable[[int], Image]
@@ -106,7 +107,7 @@ def test_redis_goes_away_and_comes_back(client: TestClient, redis_server: Server
 
 def test_nobody_waits_for_who_waits_for_redis(pool_host: PoolHost, monkeypatch: pytest.MonkeyPatch) -> None:
     pool_host.create("demo", PoolSettings(fingerprint="f"))
-    together = threading.Barrier(5, timeout=10)
+    together = threading.Barrier(5, timeout=PATIENCE)
     ask = RewardPool.valid
 
     def wait(pool: RewardPool, wanted: PoolSettings | None) -> bool:

@@ -21,8 +21,9 @@ from rgsud_core.http import service as service_module
 from rgsud_core.http.limits import VALUES, Limits
 from rgsud_core.http.security import Access, Tokens
 from rgsud_core.http.service import JsonRoute, guarded
+from tests.patience import PATIENCE, wait_until
 from tests.pool_store.answers import sentence
-from tests.pool_store.servers import serving, wait_until
+from tests.pool_store.servers import serving
 
 LARGE = 64 << 20
 HEAD = b"Host: localhost\r\n"
@@ -47,7 +48,7 @@ class Service:
         @app.get("/wait")
         def wait() -> str:
             self.entered.release()
-            assert self.released.wait(60)
+            assert self.released.wait(PATIENCE)
             return "done"
 
         @app.put("/length")
@@ -89,7 +90,7 @@ def served() -> Iterator[Callable[..., tuple[Service, int, httpx.Client]]]:
         service = Service(**limits)
         running = serving(service.app, service.limits)
         port = running.__enter__()
-        client = httpx.Client(base_url=f"http://localhost:{port}", timeout=60)
+        client = httpx.Client(base_url=f"http://localhost:{port}", timeout=PATIENCE)
         endings.append((service, running, client))
         return service, port, client
 
@@ -101,7 +102,7 @@ def served() -> Iterator[Callable[..., tuple[Service, int, httpx.Client]]]:
 
 
 def connect(port: int, data: bytes = b"") -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
     connection.sendall(data)
     return connection
 
@@ -149,7 +150,7 @@ def test_beyond_the_limit_the_longest_silent_connection_gives_way(served: Any) -
         service.entered.acquire()
         others = [connect(port) for _ in range(20)]
         assert everything(first) == b""
-        assert httpx.get(f"{client.base_url}/healthz").status_code == 200
+        assert httpx.get(f"{client.base_url}/healthz", timeout=PATIENCE).status_code == 200
         others[-1].sendall(b"GET /healthz HTTP/1.1\r\n" + HEAD + b"Connection: close\r\n\r\n")
         assert everything(others[-1]).startswith(b"HTTP/1.1 200")
         service.released.set()
@@ -216,7 +217,7 @@ def test_an_answer_that_is_not_read_is_given_up(served: Any, monkeypatch: pytest
     assert len(client.get("/large").content) == LARGE
     done = 'route="/large",status="200"} 2.0'
     with connect(port, b"GET /large HTTP/1.1\r\n" + HEAD + b"\r\n") as connection:
-        wait_until(lambda: done in client.get("/metrics").text, "the answer is still waited for", 60)
+        wait_until(lambda: done in client.get("/metrics").text, "the answer is still waited for")
         assert len(everything(connection)) < LARGE
 
 

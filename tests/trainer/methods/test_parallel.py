@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tests.patience import PATIENCE
 from trainer.batch import Batch
 from trainer.methods.parallel import as_worker_0, average_gradients, mean_over_workers, rank, workers
 from trainer.methods.rgsud import RGSUD, RGSUDSettings
@@ -80,7 +81,7 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str,
     folder = tmp_path_factory.mktemp("workers")
     # Plain processes: pytest's modules cannot be imported by name.
     started = [subprocess.Popen([sys.executable, __file__, str(number), str(folder)]) for number in range(2)]
-    assert [process.wait(120) for process in started] == [0, 0]
+    assert [process.wait(PATIENCE) for process in started] == [0, 0]
     return [torch.load(folder / f"gradients-{number}.pt") for number in range(2)]
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from pool_store.client import Pool, open_pool
 from pool_store.errors import PoolError, PoolUnavailable
 from pool_store.schemas import Lineage, Offer
+from tests.patience import PATIENCE, wait_until
 from trainer.batch import Crop
 from trainer.recycling.pool_link import PoolLink
 from trainer.recycling.rewards import RewardReader
@@ -35,7 +35,7 @@ class Frail:
 
         def call(*args: Any) -> Any:
             self.begun.append(name)
-            assert self.well.wait(60), "a pool that hangs was waited for"
+            assert self.well.wait(PATIENCE), "a pool that hangs was waited for"
             if self.failing:
                 raise PoolUnavailable("the pool is away: look")
             return method(*args)
@@ -60,11 +60,8 @@ def _crops(*ids: str) -> list[Crop]:
     return [Crop(id=id, top=0, left=0, size=4, flip=False) for id in ids]
 
 
-def _until(happened: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not happened() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert happened()
+def _until(happened: Callable[[], object]) -> None:
+    wait_until(happened, "it does not happen")
 
 
 def test_figures_are_the_last_known_while_the_pool_is_away(pool: Frail) -> None:
@@ -125,12 +122,12 @@ def test_a_sweep_that_takes_long_is_no_trouble(pool: Frail) -> None:
 
     def sweep(_: float) -> None:
         begun.set()
-        assert ended.wait(20)
+        assert ended.wait(PATIENCE)
 
     pool.sweep = sweep  # type: ignore[attr-defined]
     link = PoolLink(pool)  # type: ignore[arg-type]
     link.sweep(1.0)
-    assert begun.wait(20)
+    assert begun.wait(PATIENCE)
     try:
         assert link.stats() is not None  # while it is under way
         assert link.problem is None

@@ -16,6 +16,7 @@ from iqa_service.errors import ScorerBusy, ScorerError
 from iqa_service.scorers.base import Candidate
 from pool_store.client import Pool, open_pool
 from pool_store.schemas import Lineage
+from tests.patience import PATIENCE
 from trainer.batch import Crop
 from trainer.recycling.recycler import Recycler
 from trainer.recycling.rewards import Combination, RewardReader
@@ -34,7 +35,7 @@ class Brightness:
         self.busy_times = 0
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
-        self.open.wait(10)
+        self.open.wait(PATIENCE)
         if self.fails:
             raise ScorerError("the scorer is away: start it")
         if self.busy_times:
@@ -110,11 +111,11 @@ def test_a_scorer_that_is_away_costs_candidates_and_not_the_run(pool: Pool) -> N
     scorer.fails = True
     recycler = Recycler(scorer, pool)
     recycler.submit(*_candidate("a", 100))
-    assert recycler.flush()
+    assert recycler.flush(PATIENCE)
     assert recycler.problem == "the scorer is away: start it"
     scorer.fails = False
     recycler.submit(*_candidate("a", 50))
-    assert recycler.flush()
+    assert recycler.flush(PATIENCE)
     recycler.close()
     assert recycler.problem is None
     assert recycler.counts.lost == 1
@@ -129,10 +130,10 @@ def test_a_scorer_with_a_fault_of_its_own_does_not_end_recycling(
     with monkeypatch.context() as faulty:
         faulty.setattr(scorer, "score", lambda _: 1 / 0)
         recycler.submit(*_candidate("a", 100))
-        assert recycler.flush()
+        assert recycler.flush(PATIENCE)
     assert recycler.problem == "ZeroDivisionError: division by zero"
     recycler.submit(*_candidate("a", 50))
-    assert recycler.flush()
+    assert recycler.flush(PATIENCE)
     recycler.close()
     assert (recycler.problem, recycler.counts.lost) == (None, 1)
     assert set(pool.entries(["a"])) == {"a"}
@@ -143,7 +144,7 @@ def test_a_scorer_without_room_is_asked_again(pool: Pool) -> None:
     scorer.busy_times = 3
     recycler = Recycler(scorer, pool)
     recycler.submit(*_candidate("a", 100))
-    assert recycler.flush()
+    assert recycler.flush(PATIENCE)
     recycler.close()
     assert recycler.problem is None
     assert (recycler.counts.scored, recycler.counts.lost) == (1, 0)
@@ -156,7 +157,7 @@ def test_a_scorer_that_never_has_room_costs_candidates_and_holds_up_nobody(pool:
     recycler = Recycler(scorer, pool, queue=2, batch=1)
     for level in range(40):
         recycler.submit(*_candidate(str(level), level))
-    assert recycler.flush()
+    assert recycler.flush(PATIENCE)
     recycler.close()
     assert recycler.counts.scored == 0
     assert recycler.counts.lost >= 1

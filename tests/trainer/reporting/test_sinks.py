@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from rgsud_core.errors import FileError
+from tests.patience import wait_until
 from trainer.config import ScheduleSettings
 from trainer.reporting.lines import Line, parse
 from trainer.reporting.sinks import ConsoleView, JsonView, MetricsFile, View, following
@@ -86,9 +86,7 @@ def test_what_another_process_appends_is_shown_once_and_whole(tmp_path: Path) ->
         whole = STEP.json_text() + "\n"
         file.write(whole + whole[:20])
         file.flush()
-        deadline = time.monotonic() + 10
-        while not seen.lines and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: seen.lines, "nothing is shown")
         assert seen.lines == [STEP]
         file.write(whole[20:] + _line("notice", text="the last").json_text() + "\n")
     assert [line.kind for line in seen.lines] == ["step", "step", "notice"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from rich.console import Console
 
 from rgsud_core.errors import StorageError
 from rgsud_core.objects import DiskStorage, Storage, open_storage
+from tests.patience import wait_until
 from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.launch import start as launch
@@ -151,9 +151,7 @@ def test_a_copy_that_fails_is_told_and_made_up_for(
     with monkeypatch.context() as away:
         away.setattr(DiskStorage, "replace", refuse)
         mirror.update()
-        deadline = time.monotonic() + 10
-        while mirror.problem is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: mirror.problem is not None, "no problem is reported")
         assert mirror.problem == "the store is away"
     mirror.update()
     mirror.close()
