@@ -144,6 +144,8 @@ def build_app(settings: ServiceSettings) -> serve.Application:
         max_constructor_retry_count=1,  # what cannot be opened once cannot be opened twice
         ray_actor_options=resources,
         logging_config=_QUIET,
+        health_check_period_s=2,  # a replica that died is replaced after that
+        graceful_shutdown_wait_loop_s=0.2,
         **scaling,
     )(ScorerReplica).bind(settings)
     if not settings.http:

@@ -9,9 +9,10 @@ from the newest checkpoint; when the driver dies, the same command with ``--resu
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def run_on_ray(
         KeyboardInterrupt: the user ended the run; it has been saved.
     """
     # All paths first: in a job, Ray takes the working directory away while this runs.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a run waits for several of them
     given, config, modules = config, absolute_paths(config), search_path()
     start = None if start is None else start.resolve()
     try:
@@ -217,8 +219,15 @@ def _deploy(settings: ServiceSettings, name: str, own: bool, stack: ExitStack) -
     if own:
         serve.start(proxy_location="Disabled")  # only this run uses it
     else:
-        stack.callback(serve.delete, name)
+        stack.callback(_undeploy, name)
     return deploy_scorer(settings, name)
+
+
+def _undeploy(name: str) -> None:
+    from ray import serve
+
+    with suppress(TimeoutError):  # after a minute Serve goes on with it alone
+        serve.delete(name)
 
 
 def _check_pool(config: Config) -> None:
