@@ -30,12 +30,13 @@ def _engine() -> bool:
     if shutil.which("docker") is None:
         return False
     asked = [["docker", "info"], ["docker", "compose", "version"]]
-    return all(subprocess.run(command, capture_output=True, timeout=60).returncode == 0 for command in asked)
+    return all(
+        subprocess.run(command, capture_output=True, timeout=PATIENCE).returncode == 0 for command in asked
+    )
 
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1800),  # a machine that has no image yet builds it
     pytest.mark.skipif(not _engine(), reason="there is no Docker Engine with Compose here"),
 ]
 
@@ -64,7 +65,7 @@ class Composition:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=1500,
+            timeout=3 * PATIENCE,  # a machine that has no image yet builds it
         )
         assert not check or done.returncode == 0, done.stderr
         return done.stdout

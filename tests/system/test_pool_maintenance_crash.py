@@ -201,7 +201,6 @@ class Sweep:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 30 * ROUNDS)
 @pytest.mark.parametrize("work", [Restore, Drop, Import, Sweep])
 def test_a_kill_during_maintenance_loses_nothing(stage: Stage, work: type[Any]) -> None:
     chance = random.Random(SEED)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rgsud.api import Derainer
 from rgsud.serving.app import create_app
 from rgsud.serving.work import Deraining, WorkSettings
+from tests.patience import PATIENCE
 
 
 class Dimmed(nn.Module):
@@ -26,7 +27,7 @@ class Dimmed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.entered.release()
-        assert self.going.wait(60)
+        assert self.going.wait(PATIENCE)
         return x / 2
 
 

@@ -22,6 +22,7 @@ from fastapi.testclient import TestClient
 
 from rgsud_core.http.limits import Limits
 from rgsud_core.http.security import Tokens
+from tests.patience import PATIENCE
 from tests.pool_store.answers import raw, sentence
 from tests.pool_store.servers import serving
 from tests.rgsud.serving.conftest import Broken, Dimmed
@@ -227,7 +228,7 @@ def test_of_64_clients_each_gets_an_image_or_is_asked_to_come_again(port: int) -
 
     def client(number: int) -> tuple[int, str]:
         began.wait()
-        answer = httpx.post(f"http://localhost:{port}{DERAIN}", content=kinds[number % 4], timeout=120)
+        answer = httpx.post(f"http://localhost:{port}{DERAIN}", content=kinds[number % 4], timeout=PATIENCE)
         if answer.status_code == 503:
             assert int(answer.headers["retry-after"]) >= 1
         elif answer.status_code == 200:
