@@ -17,6 +17,7 @@ from trainer.config import Config
 from trainer.errors import TrainerError
 from trainer.launch import start as launch
 from trainer.launch.holding import clear, holding
+from trainer.launch.worker import work
 from trainer.run import Callback, Run, Step
 from trainer.state.checkpoints import Checkpoints
 
@@ -100,6 +101,15 @@ def test_a_run_that_is_refused_changes_nothing(config: Config, tmp_path: Path) -
     with pytest.raises(TrainerError, match="already holds a run"):
         launch.run(other)
     assert (config.folder / "config.yaml").read_text() == before
+
+
+def test_what_is_written_is_what_was_given(config: Config) -> None:
+    # On Ray, services of the run's own stand in the configuration that workers train by.
+    place = f"embedded:{config.folder}/elsewhere"
+    inner = config.model_copy(update={"recycling": config.recycling.model_copy(update={"pool": place})})
+    work(inner, None, [], lambda: True, given=config)
+    assert yaml.safe_load((config.folder / "config.yaml").read_text()) == config.model_dump(mode="json")
+    assert (config.folder / "elsewhere").is_dir()
 
 
 def test_a_fresh_run_replaces_one_on_the_same_data_alone(config: Config) -> None:

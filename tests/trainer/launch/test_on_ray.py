@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray
 import torch
+import yaml
 from ray._private import services
 from rich.console import Console
 
@@ -84,6 +85,8 @@ def test_one_worker_gives_the_weights_of_an_inline_run(config: Config) -> None:
     differs = {"training_seconds", "folder"}
     assert found.model_dump(exclude=differs) == expected.model_dump(exclude=differs)
     assert seen.read_text() == "12"
+    written = yaml.safe_load((on_ray.folder / "config.yaml").read_text())
+    assert written == on_ray.model_dump(mode="json")
     ours = _weights(on_ray)
     for key, value in _weights(inline).items():
         assert torch.equal(ours[key], value), key
