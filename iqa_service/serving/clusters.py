@@ -112,7 +112,8 @@ def leave() -> None:
     native code, and is now and then brought down by it; and the calls that it still makes would start
     another Ray.
     """
-    if ray.is_initialized() and ray.get_runtime_context().worker.mode != ray.SCRIPT_MODE:
+    worker = getattr(ray.get_runtime_context(), "worker", None) if ray.is_initialized() else None
+    if worker is not None and worker.mode != ray.SCRIPT_MODE:
         return  # a worker is Ray's to end
     loop = _end_router() if "ray.serve" in sys.modules else None
     ray.shutdown(wait_for_processes=True)

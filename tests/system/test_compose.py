@@ -8,7 +8,6 @@ import re
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.patience import PATIENCE
+from tests.patience import PATIENCE, wait_until
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = (
@@ -114,12 +113,8 @@ def composition() -> Iterator[Composition]:
     composition.run("down", "--volumes", "--timeout", "5")
 
 
-def _until(what: Callable[[], object], composition: Composition, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > deadline:
-            pytest.fail(composition.run("logs", "--tail", "40", check=False))
-        time.sleep(1)
+def _until(what: Callable[[], object], composition: Composition) -> None:
+    wait_until(what, lambda: composition.run("logs", "--tail", "40", check=False))
 
 
 def test_trains_survives_resumes_and_scales(composition: Composition) -> None:
