@@ -91,7 +91,7 @@ def plot(
         axes = figure.subplots(len(heights), 1, squeeze=False, sharex=True, height_ratios=heights)[:, 0]
         for one in axes:
             one.set_facecolor("none")
-            one.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2, steps=[1, 2, 2.5, 5, 10]))
+            one.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=2, steps=[1, 2, 2.5, 5, 10]))
         draw(*axes)
         for one in axes[:-1]:
             one.tick_params(axis="x", length=0, labelbottom=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.reporting.html.folder import number
 from trainer.reporting.lines import Line, NoticeLine, StepLine
@@ -16,6 +16,8 @@ class Part:
     name: str
     seconds: float
     meaning: str
+    colour: int
+    """Of the page, 1 to 8; as in the plot of a step."""
     share: float = 0.0
     """Of all parts, 0 to 1."""
 
@@ -49,15 +51,15 @@ def time_parts(lines: Sequence[Line]) -> list[Part]:
     rest = wall - start - trained
     inside = "" if known else "; making candidates is part of it"
     parts = [
-        Part("Start", start, "checking the images, looking for rain, measuring a few steps"),
-        Part("Networks", networks, f"forward and backward passes of the training steps{inside}"),
-        Part("Candidates", candidates, "deraining whole rainy images for the reward pool"),
-        Part("Waiting for crops", waiting, "training steps that waited for images to be loaded"),
-        Part("Measuring and saving", rest, "validation, sample sheets, checkpoints, sweeping of the pool"),
+        Part("Start", start, "checking the images, looking for rain, measuring a few steps", 8),
+        Part("Networks", networks, f"forward and backward passes of the training steps{inside}", 1),
+        Part("Candidates", candidates, "deraining whole rainy images for the reward pool", 2),
+        Part("Waiting for crops", waiting, "training steps that waited for images to be loaded", 3),
+        Part("Measuring and saving", rest, "validation, sample sheets, checkpoints, sweeping of the pool", 4),
     ]
     parts = [part for part in parts if number(part.seconds) > 0.005]
     whole = sum(part.seconds for part in parts)
-    return [Part(part.name, part.seconds, part.meaning, part.seconds / whole) for part in parts]
+    return [replace(part, share=part.seconds / whole) for part in parts]
 
 
 def _sessions(lines: Sequence[Line]) -> Iterator[list[Line]]:
