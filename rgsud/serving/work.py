@@ -157,7 +157,7 @@ class Deraining:
                 return work(file, body)
             except NotAnImage:
                 shown = ", ".join(name for name in FORMATS if name != "DIB")
-                raise Problem(415, f"the body is no image that can be read: send a file of {shown}") from None
+                raise Problem(415, f"this is no image that can be read: send a file of {shown}") from None
             except TooLarge:
                 most = f"{self.settings.pixels / 1e6:g} megapixels"
                 raise Problem(

