@@ -145,6 +145,13 @@ def test_a_scorer_in_the_process_that_trains(config: Config, nobody: str) -> Non
     assert (scorer.state, scorer.problem) == ("in the process that trains", None)
 
 
+def test_the_scorer_that_a_run_on_ray_deploys_is_looked_for(config: Config, nobody: str) -> None:
+    changed = config.model_copy(update={"launch": "ray", "name": "a run"})
+    scorer = look(write(changed, scorer="daclip-lite"), nobody).scorer
+    assert scorer is not None
+    assert scorer.place == f"serve:{changed.scorer_app()}"
+
+
 def test_a_folder_without_a_run(nobody: str, tmp_path: Path) -> None:
     found = look(tmp_path, nobody)
     assert found.run.problem == f"there is no run in {tmp_path}: give a run's folder"
