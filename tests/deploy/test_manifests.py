@@ -16,11 +16,14 @@ from typing import Any
 import jsonschema
 import pytest
 import ray.autoscaler
+import typer
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
 from iqa_service.serving.settings import TOKEN_VARIABLE, ServiceSettings
+from rgsud.commands.serving import serve
+from rgsud.serving.app import TOKEN_VARIABLES
 from rgsud_core.addresses import parse_address
 from trainer.config import Config, load_config
 
@@ -242,3 +245,25 @@ def test_tokens_come_by_the_names_that_the_programs_read() -> None:
     assert names == {"RGSUD_POOL_TOKEN", "RGSUD_POOL_READ_TOKEN", TOKEN_VARIABLE}
     for each in (*of_kind("RayJob", PIPELINE), *of_kind("RayService", HTTP_SCORER)):
         assert cluster_of(each)["authOptions"] == {"mode": "token", "secretName": "rgsud"}
+
+
+def test_the_derain_service_of_compose_stands_alone_and_is_confined() -> None:
+    composition = yaml.safe_load((DEPLOY.parent / "docker-compose.yml").read_text())
+    service = composition["services"]["derain"]
+    assert "depends_on" not in service
+    assert (service["cap_drop"], service["read_only"]) == (["ALL"], True)
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
+    (published,) = service["ports"]
+    assert re.fullmatch(r"127\.0\.0\.1:\$\{RGSUD_DERAIN_PORT:-8100\}:8100", published)
+    assert {volume.split(":")[0] for volume in service["volumes"]} <= set(composition["volumes"])
+    app = typer.Typer()
+    app.command()(serve)
+    script, *words = service["command"]
+    text = (DEPLOY / "compose" / Path(script).name).read_text()
+    assert TOKEN_VARIABLES["read"] in text
+    options = {option for parameter in typer.main.get_command(app).params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options
+    kept = (DEPLOY.parent / ".dockerignore").read_text().splitlines()
+    packages = {path.parent.name for path in DEPLOY.parent.glob("*/py.typed")}
+    assert {f"!{package}" for package in packages} <= set(kept)
