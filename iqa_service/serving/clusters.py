@@ -21,6 +21,8 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError, RpcError
 
+from iqa_service.serving.ray_token import require_token
+
 _STARTS = 3
 _CONNECT_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
@@ -83,6 +85,8 @@ def join(address: str, **options: Any) -> None:
     if "://" not in address and address != "local" and not reachable(address):
         raise ConnectionError(f"nothing listens at {address}")
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if address == "local":
+        require_token()
     for left in reversed(range(_STARTS)):
         try:
             ray.init(address=address, **(quiet | options))

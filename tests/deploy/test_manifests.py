@@ -31,6 +31,9 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 PIPELINE, HTTP_SCORER = DEPLOY / "kuberay" / "pipeline", DEPLOY / "kuberay" / "http-scorer"
 MANIFESTS = sorted(path for path in (DEPLOY / "kuberay").rglob("*.yaml") if path.name != "kustomization.yaml")
 
+FULL_TAG = r"[\w/]+:v?\d+\.\d+\.\d+(-\w+)*"
+"""An image with its whole version: another never comes in its place."""
+
 FIELDS = {
     "RayJob": {
         *("activeDeadlineSeconds", "backoffLimit", "rayClusterSpec", "submitterPodTemplate", "metadata"),
@@ -224,8 +227,14 @@ def test_claims_images_and_secrets_are_those_that_there_are() -> None:
         for volume in volumes.values():
             assert volume.get("persistentVolumeClaim", {}).get("claimName") in {None, *claims}
         assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
         for container in pod["containers"]:
-            assert container["image"] in ("rgsud", "redis:8-bookworm")
+            assert re.fullmatch(rf"rgsud|{FULL_TAG}", container["image"])
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
             mounts = {mount["name"] for mount in container["volumeMounts"]}
             assert mounts <= {*volumes, "data"}  # the claim of the StatefulSet
             assert "memory" in container["resources"]["limits"]
@@ -235,14 +244,29 @@ def test_claims_images_and_secrets_are_those_that_there_are() -> None:
                 assert secret["key"] in keys
     for folder in (PIPELINE, HTTP_SCORER):
         (image,) = yaml.safe_load((folder / "kustomization.yaml").read_text())["images"]
-        assert image["name"] == "rgsud"
+        assert (image["name"], image["newTag"]) == ("rgsud", version("rgsud"))
 
 
 def test_tokens_come_by_the_names_that_the_programs_read() -> None:
-    names = {
-        variable["name"] for pod in every_pod() for c in pod["containers"] for variable in c.get("env", [])
-    }
-    assert names == {"RGSUD_POOL_TOKEN", "RGSUD_POOL_READ_TOKEN", TOKEN_VARIABLE}
+    def names(*folders: Path, kind: str) -> set[str]:
+        containers = [c for each in of_kind(kind, *folders) for pod in pods(each) for c in pod["containers"]]
+        return {variable["name"] for container in containers for variable in container.get("env", [])}
+
+    # Each has those of what it serves and calls, and no others.
+    assert names(PIPELINE, kind="StatefulSet") == set()
+    assert names(PIPELINE, kind="Deployment") == {"RGSUD_POOL_TOKEN", "RGSUD_POOL_READ_TOKEN"}
+    assert names(PIPELINE, kind="RayJob") == {"RGSUD_POOL_TOKEN"}
+    assert names(HTTP_SCORER, kind="RayService") == {TOKEN_VARIABLE}
+    patches = yaml.safe_load((HTTP_SCORER / "kustomization.yaml").read_text())["patches"]
+    added = yaml.safe_load(patches[1]["patch"])
+    (job,) = of_kind("RayJob", PIPELINE)
+    for each in added:
+        assert each["value"]["name"] == TOKEN_VARIABLE
+        *steps, last = each["path"].strip("/").split("/")
+        place: Any = job
+        for step in steps:
+            place = place[int(step) if isinstance(place, list) else step]
+        assert (isinstance(place, list), last) == (True, "-")
     for each in (*of_kind("RayJob", PIPELINE), *of_kind("RayService", HTTP_SCORER)):
         assert cluster_of(each)["authOptions"] == {"mode": "token", "secretName": "rgsud"}
 

@@ -71,7 +71,7 @@ class Composition:
 
     def ask(self, path: str) -> httpx.Response:
         """What the pool's service answers to one who has the token that may read."""
-        token = self.run("exec", "-T", "pool", "cat", "/tokens/read")
+        token = self.run("exec", "-T", "pool", "cat", "/tokens/read/token")
         url = f"http://127.0.0.1:{self.port}{path}"
         return httpx.get(url, headers={"authorization": f"Bearer {token}"}, timeout=PATIENCE)
 
