@@ -87,6 +87,8 @@ def join(address: str, **options: Any) -> None:
     quiet: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address == "local":
         require_token()
+        # Ray's figures would be on all interfaces, for everybody: they are there where this variable says so.
+        os.environ.setdefault("RAY_enable_metrics_collection", "0")
     for left in reversed(range(_STARTS)):
         try:
             ray.init(address=address, **(quiet | options))
