@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,8 @@ def test_batches_and_ids_are_limited(demo: TestClient) -> None:
         sentence(demo.post(f"{V1}/entries", json={"ids": [id]}), 422)
 
 
-def test_the_rate_is_limited(narrow: Callable[..., TestClient]) -> None:
+def test_the_rate_is_limited(narrow: Callable[..., TestClient], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rgsud_core.http.limits.time", SimpleNamespace(monotonic=lambda: 100.0))
     client = narrow(rate=2)
     answers = [client.get("/v1/pools") for _ in range(8)]
     assert [answer.status_code for answer in answers[:3]] == [200] * 3
