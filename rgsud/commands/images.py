@@ -28,9 +28,18 @@ Tile = Annotated[
 
 
 def derain(
-    model: Model,
-    source: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
-    target: Annotated[str, typer.Argument(help="Where the result goes: a file or a folder.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] SOURCE TARGET",
+            help="An image or a folder of images, and where the result goes; before them a run's folder or a "
+            ".safetensors file, if not the model that comes with rgsud derains.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(help="The model, instead of in front of the paths.", show_default="rgsud-base"),
+    ] = None,
     network: Network = None,
     tile: Tile = None,
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 32,
@@ -43,11 +52,16 @@ def derain(
 
     Results have the names, formats and depths of their sources, and what the files say about them.
     """
-    from rgsud.api import Derainer
+    from rgsud.api import DEFAULT_MODEL, Derainer
 
+    if len(paths) == 3 and model is None:
+        model, *paths = paths
+    if len(paths) != 2:
+        raise RgsudError(f"{len(paths)} paths were given: derain takes [MODEL] SOURCE TARGET.")
+    source, target = paths
     if overwrite and skip_existing:
         raise RgsudError("--overwrite and --skip-existing exclude each other: give one of them.")
-    derainer = Derainer.load(model, tile=tile, overlap=overlap, derainer=network)
+    derainer = Derainer.load(model or DEFAULT_MODEL, tile=tile, overlap=overlap, derainer=network)
     finished = 0
     with _progress("Deraining") as show:
 

@@ -78,7 +78,7 @@ def dense_look(rng: np.random.Generator) -> RainLook:
     """One downpour: 1 to 4 layers of short or long streaks that overlap, most of them faint.
 
     Real rain has a background of drops too many and too far to be told apart: what is drawn here covers from
-    4 to 120 % of the picture. A derainer that was trained on sparse, crisp streaks alone leaves it.
+    2 to 120 % of the picture. A derainer that was trained on sparse, crisp streaks alone leaves it.
     """
 
     def between(low: float, high: float) -> float:
@@ -87,14 +87,14 @@ def dense_look(rng: np.random.Generator) -> RainLook:
     wind, size = rng.normal(0, 18), between(0.6, 1.6)
     layers = []
     for nearness in sorted(rng.uniform(0, 1, size=int(rng.integers(1, 5)))):
-        length = size * between(6, 14) * (1 + 4 * nearness)
+        length = min(250.0, size * between(6, 40) * (1 + 4 * nearness))
         width = size * (0.9 + 1.6 * nearness * rng.uniform())
         layers.append(
             RainLayer(
                 length=length,
                 width=width,
                 angle=wind + rng.normal(0, 3),
-                density=1e4 * between(0.04, 1.2) * (1 - 0.6 * nearness) / (length * max(width, 0.9)),
+                density=1e4 * between(0.02, 1.2) * (1 - 0.6 * nearness) / (length * max(width, 0.9)),
                 blur=rng.uniform(0.2, 0.6) + 0.8 * nearness**2 * rng.uniform(),
                 brightness=between(0.08, 0.7),
                 spread=between(0.7, 7),

@@ -399,3 +399,19 @@ def test_an_interrupted_derain_says_how_to_go_on(
     assert _rgsud(monkeypatch, "derain", model, photographs / "rainy", out, "--skip-existing") == 0
     assert len(list(out.iterdir())) == 4
     assert "2 derained" in capsys.readouterr().err
+
+
+def test_derain_takes_the_model_that_comes_with_rgsud(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rainy, results = photographs / "val" / "rainy", photographs / "results"
+    assert _rgsud(monkeypatch, "derain", rainy, results) == 0
+    named = photographs / "named"
+    assert _rgsud(monkeypatch, "derain", "--model", "rgsud-base", rainy, named) == 0
+    assert _rgsud(monkeypatch, "derain", "rgsud-base", rainy, photographs / "in front") == 0
+    for file in rainy.iterdir():
+        derained = (results / file.name).read_bytes()
+        assert derained == (named / file.name).read_bytes()
+        assert derained == (photographs / "in front" / file.name).read_bytes()
+    assert _rgsud(monkeypatch, "derain", rainy) == 2
+    assert "derain takes [MODEL] SOURCE TARGET" in capsys.readouterr().err

@@ -32,6 +32,10 @@ class NAFNetSettings(PartSettings):
     """Blocks at the lowest resolution."""
     decoder: tuple[Blocks, ...] = Field((2, 2, 2, 2), max_length=8)
     """Blocks per decoder level, from the lowest resolution up."""
+    surroundings: int | None = Field(None, ge=16)
+    """Side, in pixels, of the surroundings whose means the channel attention sees, as large as the crops
+    that were trained on; larger images have local means then (Chu et al., "Improving Image Restoration by
+    Revisiting Global Information Aggregation", ECCV 2022). Default: means of the whole image."""
 
     @model_validator(mode="after")
     def _as_many_levels(self) -> NAFNetSettings:
@@ -75,8 +79,9 @@ def simple_gate(x: Tensor) -> Tensor:
 class NAFBlock(nn.Module):
     """Gated depthwise convolution with channel attention, then a gated pointwise network."""
 
-    def __init__(self, c: int) -> None:
+    def __init__(self, c: int, surroundings: int | None = None) -> None:
         super().__init__()
+        self.surroundings = surroundings
         self.norm1 = LayerNorm2d(c)
         self.conv1 = nn.Conv2d(c, 2 * c, 1)
         self.conv2 = nn.Conv2d(2 * c, 2 * c, 3, padding=1, groups=2 * c)
@@ -91,10 +96,21 @@ class NAFBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = simple_gate(self.conv2(self.conv1(self.norm1(x))))
-        x = x + self.conv3(y * self.sca(y)) * self.beta
+        x = x + self.conv3(y * self._attention(y)) * self.beta
         y = simple_gate(self.conv4(self.norm2(x)))
         out: Tensor = x + self.conv5(y) * self.gamma
         return out
+
+    def _attention(self, y: Tensor) -> Tensor:
+        """Factors on the channels: N,C,1,1, or N,C,H,W where the image is larger than the surroundings."""
+        side = self.surroundings
+        if side is None or max(y.shape[-2:]) <= side:
+            factors: Tensor = self.sca(y)
+            return factors
+        # Means of squares of a quarter of the side, four by four of which are the surroundings.
+        means = F.avg_pool2d(y, max(1, side // 4), ceil_mode=True, count_include_pad=False)
+        means = F.avg_pool2d(F.pad(means, (1, 2, 1, 2), mode="replicate"), 4, stride=1)
+        return F.interpolate(self.sca[1](means), size=y.shape[-2:], mode="bilinear", align_corners=False)
 
 
 class NAFNet(nn.Module):
@@ -108,23 +124,29 @@ class NAFNet(nn.Module):
 
     def __init__(self, settings: NAFNetSettings) -> None:
         super().__init__()
+        sides = [
+            None if settings.surroundings is None else max(4, settings.surroundings >> level)
+            for level in range(len(settings.encoder) + 1)
+        ]
         widths = [settings.width << level for level in range(len(settings.encoder) + 1)]
         self.multiple = 1 << len(settings.encoder)
         self.intro = nn.Conv2d(3, settings.width, 3, padding=1)
         self.ending = nn.Conv2d(settings.width, 3, 3, padding=1)
         self.encoders = nn.ModuleList(
-            nn.Sequential(*(NAFBlock(c) for _ in range(blocks)))
-            for c, blocks in zip(widths, settings.encoder, strict=False)
+            nn.Sequential(*(NAFBlock(c, side) for _ in range(blocks)))
+            for c, side, blocks in zip(widths, sides, settings.encoder, strict=False)
         )
         self.downs = nn.ModuleList(nn.Conv2d(c, d, 2, stride=2) for c, d in pairwise(widths))
-        self.middle_blks = nn.Sequential(*(NAFBlock(widths[-1]) for _ in range(settings.middle)))
+        self.middle_blks = nn.Sequential(*(NAFBlock(widths[-1], sides[-1]) for _ in range(settings.middle)))
         self.ups = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, 2 * c, 1, bias=False), nn.PixelShuffle(2))
             for c in reversed(widths[1:])
         )
         self.decoders = nn.ModuleList(
-            nn.Sequential(*(NAFBlock(c) for _ in range(blocks)))
-            for c, blocks in zip(reversed(widths[:-1]), settings.decoder, strict=True)
+            nn.Sequential(*(NAFBlock(c, side) for _ in range(blocks)))
+            for c, side, blocks in zip(
+                reversed(widths[:-1]), reversed(sides[:-1]), settings.decoder, strict=True
+            )
         )
 
     def start_as_identity(self) -> None:

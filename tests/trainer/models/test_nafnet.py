@@ -4,7 +4,7 @@ import pytest
 import torch
 from spandrel.architectures.NAFNet.__arch.NAFNet_arch import NAFNet as Published
 
-from trainer.models.nafnet import PUBLISHED, LayerNorm2d, NAFNet, NAFNetSettings
+from trainer.models.nafnet import PUBLISHED, LayerNorm2d, NAFBlock, NAFNet, NAFNetSettings
 
 
 def randomise(module: torch.nn.Module, seed: int) -> None:
@@ -88,3 +88,32 @@ def test_layer_norm_is_over_the_channels_of_each_pixel():
     deviation = (x.var(dim=1, unbiased=False, keepdim=True) + 1e-6).sqrt()
     expected = (x - mean) / deviation * norm.weight.view(1, 6, 1, 1) + norm.bias.view(1, 6, 1, 1)
     torch.testing.assert_close(norm(x), expected)
+
+
+class TestSurroundings:
+    def test_crops_of_their_size_see_whole_means(self):
+        torch.manual_seed(0)
+        whole = NAFNet(NAFNetSettings(width=4, encoder=(1, 1), middle=1, decoder=(1, 1)))
+        local = NAFNet(NAFNetSettings(width=4, encoder=(1, 1), middle=1, decoder=(1, 1), surroundings=32))
+        for module in whole.modules():
+            if isinstance(module, NAFBlock):
+                torch.nn.init.ones_(module.beta)
+        local.load_state_dict(whole.state_dict())
+        crop, image = torch.rand(1, 3, 32, 32), torch.rand(1, 3, 96, 80)
+        with torch.no_grad():
+            assert torch.equal(local(crop), whole(crop))
+            assert not torch.equal(local(image), whole(image))
+
+    def test_what_is_far_does_not_matter(self):
+        torch.manual_seed(0)
+        net = NAFNet(NAFNetSettings(width=4, encoder=(1,), middle=1, decoder=(1,), surroundings=16))
+        for module in net.modules():
+            if isinstance(module, NAFBlock):
+                torch.nn.init.ones_(module.beta)
+        image = torch.rand(1, 3, 32, 256)
+        changed = image.clone()
+        changed[..., 192:] = 0
+        with torch.no_grad():
+            before, after = net(image), net(changed)
+        assert torch.equal(before[..., :64], after[..., :64])
+        assert not torch.equal(before[..., 192:], after[..., 192:])
