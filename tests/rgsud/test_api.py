@@ -16,7 +16,6 @@ import yaml
 from torch import nn
 
 import rgsud
-from rgsud.api import SHIPPED
 from trainer.models.registry import build_derainer, serialise_derainer
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -119,16 +118,14 @@ def test_what_is_no_image_is_one_sentence(derainer: rgsud.Derainer, given: Any, 
         derainer(given)
 
 
-def test_models_are_found_by_path_and_by_name(
-    tmp_path: Path, image: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_models_are_found_by_path_and_by_name(tmp_path: Path, image: np.ndarray) -> None:
     file = tmp_path / "small.safetensors"
     file.write_bytes(serialise_derainer(build_derainer("nafnet-tiny", identity_start=True), "nafnet-tiny"))
-    monkeypatch.setitem(SHIPPED, "small", file)
-    for model in (file, str(file), "small"):
+    for model in (file, str(file)):
         np.testing.assert_array_equal(rgsud.Derainer.load(model, device="cpu")(image), image)
-    with pytest.raises(rgsud.RgsudError, match=r"no model 'smal': give a run's folder, .* \(small\)"):
-        rgsud.Derainer.load("smal")
+    with pytest.raises(rgsud.RgsudError, match=r"no derainer at rgsud-bas: give .* \(rgsud-base\)"):
+        rgsud.Derainer.load("rgsud-bas")
+    assert rgsud.Derainer.load(device="cpu")(image).shape == image.shape
     with pytest.raises(rgsud.RgsudError, match="no precision 'int8'"):
         rgsud.Derainer.load(file, precision="int8")  # type: ignore[arg-type]
     with pytest.raises(rgsud.RgsudError, match="'cuda:99' cannot be used"):
