@@ -237,7 +237,7 @@ def test_where_no_checkpoint_is_whole_the_folder_is_named(config: Config) -> Non
     launch.run(config, console=_quiet())
     for file in Checkpoints(config.folder / "checkpoints", 3).files():
         file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(TrainerError, match="none of the checkpoints in .* can be read"):
+    with pytest.raises(TrainerError, match=r"none of the checkpoints in .* can be read"):
         launch.run(config, resume=True, console=_quiet())
 
 
