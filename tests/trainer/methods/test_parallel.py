@@ -12,7 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tests.patience import PATIENCE
 from trainer.batch import Batch
 from trainer.methods.parallel import as_worker_0, average_gradients, mean_over_workers, rank, workers
 from trainer.methods.rgsud import RGSUD, RGSUDSettings
@@ -78,6 +77,8 @@ def _worker(number: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor | None]]]:
+    from tests.patience import PATIENCE  # here: the workers run this file, and know no tests
+
     folder = tmp_path_factory.mktemp("workers")
     # Plain processes: pytest's modules cannot be imported by name.
     started = [subprocess.Popen([sys.executable, __file__, str(number), str(folder)]) for number in range(2)]
