@@ -231,6 +231,14 @@ def train(
     return run(load_config(recipe, settings), resume=resume, checkpoint=checkpoint, console=console)
 
 
+def _begin(model: Derainer | Path | str, sheet: Path | None) -> Derainer:
+    """The derainer; where the sheet cannot be written, that is said before the work."""
+    if sheet is not None:
+        image_format(sheet)
+        check_writable(sheet.parent)
+    return model if isinstance(model, Derainer) else Derainer.load(model)
+
+
 def evaluate(
     model: Derainer | Path | str,
     rainy: Path | str,
@@ -266,10 +274,7 @@ def evaluate(
         )
     if protocol not in (None, *get_args(Protocol)):
         raise TrainerError(f"there is no protocol '{protocol}': A or B; RGB figures stand beside both.")
-    if sheet is not None:
-        image_format(sheet)
-        check_writable(sheet.parent)
-    derainer = model if isinstance(model, Derainer) else Derainer.load(model)
+    derainer = _begin(model, sheet)
     pairs = PairedFolder(rainy, clean)
     shown: list[Image] = []
 
@@ -306,10 +311,7 @@ def judge(
     Raises:
         RgsudError: the model or a photograph cannot be read.
     """
-    if sheet is not None:
-        image_format(sheet)
-        check_writable(sheet.parent)
-    derainer = model if isinstance(model, Derainer) else Derainer.load(model)
+    derainer = _begin(model, sheet)
     folder = ImageFolder(rainy)
     rows: list[UnpairedScores] = []
     panels: list[list[Panel]] = []

@@ -37,7 +37,21 @@ _CHROMA = tuple(
     )
 )
 """The same for chroma: table K.2."""
-_TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+_TO_YCC = torch.tensor(
+    ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312)), dtype=torch.float32
+)
+_TO_RGB = torch.linalg.inv(_TO_YCC)  # here, since on a device it would be waited for
+
+
+def _dct() -> Tensor:
+    """The orthonormal cosine transform of 8 values, 8,8."""
+    k, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
+    matrix = torch.cos(math.pi * (2 * x + 1) * k / 16) / 2
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+_DCT = _dct()
 
 
 class CameraSettings(Settings):
@@ -105,23 +119,14 @@ def compress(images: Tensor, tables: Tensor) -> Tensor:
     """
     height, width = images.shape[-2:]
     padded = torch.nn.functional.pad(images, (0, -width % 8, 0, -height % 8), mode="replicate")
-    colours = torch.tensor(_TO_YCC, device=images.device)
-    ycc = torch.einsum("ij,njhw->nihw", colours, padded * 255)
+    to_ycc, to_rgb, dct = (matrix.to(images.device) for matrix in (_TO_YCC, _TO_RGB, _DCT))
+    ycc = torch.einsum("ij,njhw->nihw", to_ycc, padded * 255)
     ycc[:, 0] -= 128
     n, _, rows, columns = ycc.shape
     blocks = ycc.reshape(n, 3, rows // 8, 8, columns // 8, 8).transpose(3, 4)
-    dct = _dct().to(images.device)
     table = tables[:, :, None, None]
     quantised = (dct @ blocks @ dct.T / table).round() * table
     back = (dct.T @ quantised @ dct).transpose(3, 4).reshape(n, 3, rows, columns)
     back[:, 0] += 128
-    rgb = torch.einsum("ij,njhw->nihw", torch.linalg.inv(colours), back)
+    rgb = torch.einsum("ij,njhw->nihw", to_rgb, back)
     return (rgb[..., :height, :width].round() / 255).clamp(0, 1)
-
-
-def _dct() -> Tensor:
-    """The orthonormal cosine transform of 8 values, 8,8."""
-    k, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
-    matrix = torch.cos(math.pi * (2 * x + 1) * k / 16) / 2
-    matrix[0] /= math.sqrt(2)
-    return matrix

@@ -148,7 +148,7 @@ class RGSUDSettings(MethodSettings):
 
     @property
     def needs_rainy(self) -> bool:
-        return self.discriminator is not None or self.names != ["rendered"]
+        return self.discriminator is not None or any(SOURCES.find(name).needs_rainy for name in self.names)
 
     def uses(self, image: str) -> bool:
         """Whether a term of the losses lays rain over the image, as ``B_r``."""

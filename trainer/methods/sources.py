@@ -68,6 +68,8 @@ class Source:
     """Whether its rain is a residual N,3,c,c with colours and signs; else light or opacity, N,1,c,c."""
     serves_all: ClassVar[bool] = True
     """Whether it can have rain for every crop, as the last of a list must."""
+    needs_rainy: ClassVar[bool] = True
+    """Whether its rain comes from the rainy photographs."""
 
     def __init__(self, settings: SourceSettings) -> None:
         self.settings = settings
@@ -258,6 +260,7 @@ class Rendered(Source):
     Settings = RenderedSettings
     settings: RenderedSettings
     draws = True
+    needs_rainy = False
 
     def prepare(self, rainy: Photographs, crop: int, seed: int, model: RainModel) -> Iterator[Finding]:
         self.crop, self.seed = crop, seed
