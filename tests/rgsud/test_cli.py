@@ -13,18 +13,9 @@ import PIL.Image
 import pytest
 import yaml
 
-from rgsud import cli
+from tests.rgsud.command import rgsud
 
 Tree = dict[str, object]
-
-
-def _rgsud(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["rgsud", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 def _recipe(tree: Tree, folder: Path) -> Path:
@@ -36,13 +27,13 @@ def _recipe(tree: Tree, folder: Path) -> Path:
 def test_train_derain_evaluate(
     tree: Tree, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), "schedule.samples=16") == 0
+    assert rgsud(monkeypatch, "train", _recipe(tree, photographs), "schedule.samples=16") == 0
     run = photographs / "runs" / "small"
-    assert _rgsud(monkeypatch, "derain", run, photographs / "rainy", photographs / "out", "--tile", 64) == 0
+    assert rgsud(monkeypatch, "derain", run, photographs / "rainy", photographs / "out", "--tile", 64) == 0
     assert {p.name for p in (photographs / "out").iterdir()} == {"0.png", "1.png", "2.png", "3.png"}
     sheet = photographs / "sheet.png"
     val = photographs / "val"
-    assert _rgsud(monkeypatch, "evaluate", run, val / "rainy", val / "clean", "--sheet", sheet) == 0
+    assert rgsud(monkeypatch, "evaluate", run, val / "rainy", val / "clean", "--sheet", sheet) == 0
     assert PIL.Image.open(sheet).width > 3 * 300
     assert "gain" in capsys.readouterr().out
 
@@ -52,7 +43,7 @@ def test_the_demonstration_ends_with_table_sheet_and_summary(
 ) -> None:
     settings = ("schedule.samples=40", "recycling.every=1", "recycling.scorer=local:random", "device=cpu")
     for launch in ("ray", "inline"):  # the second replaces the first, even where an earlier version wrote it
-        assert _rgsud(monkeypatch, "demo", f"runs={tmp_path}", f"launch={launch}", *settings) == 0
+        assert rgsud(monkeypatch, "demo", f"runs={tmp_path}", f"launch={launch}", *settings) == 0
         with (tmp_path / "demo" / "config.yaml").open("a") as earlier:
             earlier.write("no_longer: a setting\n")
     assert "Reward pool" in capsys.readouterr().out
@@ -97,7 +88,7 @@ def test_bad_photographs_are_named_before_anything_is_trained(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     _spoil(kind, photographs)
-    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs)) == 2
+    assert rgsud(monkeypatch, "train", _recipe(tree, photographs)) == 2
     said = capsys.readouterr().err
     assert named in said
     assert "Traceback" not in said
@@ -147,7 +138,7 @@ def test_a_wrong_setting_names_the_nearest(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), setting) == 2
+    assert rgsud(monkeypatch, "train", _recipe(tree, photographs), setting) == 2
     errors = capsys.readouterr().err
     assert said in errors.replace("\n", " ")
     assert "?." not in errors
@@ -164,22 +155,22 @@ def test_a_known_data_set_is_enough_to_train_and_evaluate(
     shutil.copytree(photographs / "val" / "clean", known / "test" / "target")
     tree["data"] = {"crop": 32, "batch": 2, "workers": 0}
     settings = ("data.set=ddn", f"data.root={photographs / 'sets'}", "schedule.samples=16")
-    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), *settings) == 0
+    assert rgsud(monkeypatch, "train", _recipe(tree, photographs), *settings) == 0
     run = photographs / "runs" / "small"
     data = yaml.safe_load((run / "config.yaml").read_text())["data"]
     assert data["validation_clean"] == str(known / "test" / "target")
     capsys.readouterr()
     sheet = photographs / "sheet.png"
     evaluation = ("evaluate", run, photographs / "sets", "--sheet", sheet)
-    assert _rgsud(monkeypatch, *evaluation, "--set", "DDN") == 0
+    assert rgsud(monkeypatch, *evaluation, "--set", "DDN") == 0
     assert "Protocol B" in capsys.readouterr().out
-    assert _rgsud(monkeypatch, *evaluation, "--set", "Rain12O0") == 2
+    assert rgsud(monkeypatch, *evaluation, "--set", "Rain12O0") == 2
     assert "did you mean 'Rain1200'" in capsys.readouterr().err
     alone = ("evaluate", run, photographs / "val" / "rainy", "--sheet", photographs / "judged.png")
-    assert _rgsud(monkeypatch, *alone) == 0
+    assert rgsud(monkeypatch, *alone) == 0
     assert "rain known in front of flat places" in capsys.readouterr().out
     assert (photographs / "judged.png").is_file()
-    assert _rgsud(monkeypatch, "train", "demo", "data.set=DDN") == 2
+    assert rgsud(monkeypatch, "train", "demo", "data.set=DDN") == 2
     assert "data.root" in capsys.readouterr().err
 
 
@@ -197,7 +188,7 @@ def test_a_known_data_set_is_enough_to_train_and_evaluate(
 def test_what_is_missing_is_said(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _rgsud(monkeypatch, *arguments) == 2
+    assert rgsud(monkeypatch, *arguments) == 2
     assert next((given for given in arguments if "nowhere" in given), arguments[0]) in capsys.readouterr().err
 
 
@@ -214,9 +205,9 @@ def test_the_shipped_recipes_are_valid(photographs: Path) -> None:
 def test_a_demonstration_does_not_take_the_place_of_another_run(
     tree: Tree, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs), "schedule.samples=4") == 0
+    assert rgsud(monkeypatch, "train", _recipe(tree, photographs), "schedule.samples=4") == 0
     runs = photographs / "runs"
-    assert _rgsud(monkeypatch, "demo", f"runs={runs}", "name=small") == 2
+    assert rgsud(monkeypatch, "demo", f"runs={runs}", "name=small") == 2
     assert "holds a run on other data: choose another name" in capsys.readouterr().err
     assert (runs / "small" / "model" / "derainer.safetensors").exists()
 
@@ -226,21 +217,21 @@ def test_a_sheet_without_a_format_is_refused_before_the_work(
 ) -> None:
     val = photographs / "val"
     arguments = ("evaluate", "no model", val / "rainy", val / "clean", "--sheet", photographs / "sheet")
-    assert _rgsud(monkeypatch, *arguments) == 2
+    assert rgsud(monkeypatch, *arguments) == 2
     assert "no suffix of an image format" in capsys.readouterr().err
 
 
 def test_settings_are_shown_with_value_type_and_meaning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _rgsud(monkeypatch, "settings", "schedule", "--recipe", "demo") == 0
+    assert rgsud(monkeypatch, "settings", "schedule", "--recipe", "demo") == 0
     shown = capsys.readouterr().out
     assert "schedule.stage2_from=70%  int | percentage | plateau | never\n    When stage 2 begins" in shown
     assert "recycling" not in shown.replace("When recycling", "")
-    assert _rgsud(monkeypatch, "settings", "ray.workers") == 0
+    assert rgsud(monkeypatch, "settings", "ray.workers") == 0
     assert "ray.workers=1  int >= 1 | [int >= 1, int >= 1]\n" in capsys.readouterr().out
 
-    assert _rgsud(monkeypatch, "settings", "--json", "--recipe", "demo") == 0
+    assert rgsud(monkeypatch, "settings", "--json", "--recipe", "demo") == 0
     described = {one["key"]: one for one in json.loads(capsys.readouterr().out)}
     assert described["schedule.samples"]["value"] == 100_000
     assert described["schedule.samples"]["default"] == 400_000
@@ -248,14 +239,14 @@ def test_settings_are_shown_with_value_type_and_meaning(
     assert all(one["text"] for key, one in described.items() if not key.startswith("method"))
 
     for key, said in (("schedule.sample", "did you mean 'schedule.samples'?"), ("shedule", "'schedule'?")):
-        assert _rgsud(monkeypatch, "settings", key) == 2
+        assert rgsud(monkeypatch, "settings", key) == 2
         assert said in capsys.readouterr().err
-    assert _rgsud(monkeypatch, "settings", "--recipe", "nowhere") == 2
+    assert rgsud(monkeypatch, "settings", "--recipe", "nowhere") == 2
     assert "there is no recipe 'nowhere'" in capsys.readouterr().err
 
 
 def test_recipes_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert _rgsud(monkeypatch, "recipes") == 0
+    assert rgsud(monkeypatch, "recipes") == 0
     shown = capsys.readouterr().out
     assert "rain100l-mini" in shown
     assert "For GPUs" in shown
@@ -267,7 +258,7 @@ def test_an_interrupted_run_says_that_it_is_saved_and_other_commands_do_not(
     from trainer import train as loop
 
     monkeypatch.setattr(loop, "finished", lambda *_: signal.raise_signal(signal.SIGINT) or False)
-    assert _rgsud(monkeypatch, "train", _recipe(tree, photographs)) == 130
+    assert rgsud(monkeypatch, "train", _recipe(tree, photographs)) == 130
     said = capsys.readouterr().err
     assert f"interrupted; the run in {photographs / 'runs' / 'small'} has been saved: --resume" in said
 
@@ -284,42 +275,10 @@ def test_an_interrupted_run_says_that_it_is_saved_and_other_commands_do_not(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(place, interrupted)
-            assert _rgsud(patch, *arguments) == 130
+            assert rgsud(patch, *arguments) == 130
         said = capsys.readouterr().err
         assert "rgsud: interrupted." in said
         assert "saved" not in said
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    from trainer.models.registry import build_derainer, serialise_derainer
-
-    path = tmp_path / "small.safetensors"
-    path.write_bytes(serialise_derainer(build_derainer("nafnet-tiny", identity_start=True), "nafnet-tiny"))
-    return path
-
-
-@pytest.mark.parametrize(
-    "name", ["photo[copy]", "d[/bold]", "it :car: is", "[red]x[/]", "x" * 120, "a\udce9"]
-)
-def test_names_are_shown_as_they_are(
-    name: str,
-    model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "in" / f"{name.replace('/', '-')}.jpg"
-    path.parent.mkdir()
-    path.write_text("no image")
-    assert _rgsud(monkeypatch, "derain", model, path.parent, tmp_path / "out") == 2
-    assert str(path).encode(errors="backslashreplace").decode() in capsys.readouterr().err
-    assert (
-        _rgsud(monkeypatch, "train", "demo", f"data.rainy={path}", "data.clean=nowhere", "launch=inline") == 2
-    )
-    assert str(path).encode(errors="backslashreplace").decode() in capsys.readouterr().err
-    assert _rgsud(monkeypatch, "status", path.parent) == 0
 
 
 @pytest.mark.parametrize("output", ["/dev/full", "closed"])
@@ -340,78 +299,3 @@ def test_an_output_that_cannot_be_written_is_a_sentence(output: str, tmp_path: P
         assert "the output cannot be read or written (No space left on device)" in said
     assert "Traceback" not in said
     assert "Exception ignored" not in said
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("derain", "MODEL", "rainy", "/proc/none/out"),
-        ("evaluate", "MODEL", "val/rainy", "val/clean", "--sheet", "/proc/none/x.png"),
-        ("score", "rainy", "--heatmap", "/proc/none/x"),
-        ("scorer", "reference", "niqe,musiq", "rainy", "--output", "/proc/none/x.json"),
-        ("scorer", "pretrain", "rainy", "--output", "/proc/none/x.safetensors"),
-        ("demo", "runs=/proc/none", "launch=inline"),
-        ("train", "demo", "data.rainy=rainy", "data.clean=clean", "runs=/proc/none", "launch=inline"),
-    ],
-)
-def test_where_results_cannot_go_is_said_before_the_work(
-    arguments: tuple[str, ...],
-    model: Path,
-    photographs: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("the work has begun")
-
-    for place in (
-        "rgsud.api.evaluate_pairs",
-        "trainer.restore.files.derain_image",
-        "trainer.launch.start.work",
-    ):
-        monkeypatch.setattr(place, never)
-    monkeypatch.chdir(photographs)
-    assert _rgsud(monkeypatch, *(str(model) if word == "MODEL" else word for word in arguments)) == 2
-    said = capsys.readouterr().err
-    assert "/proc/none" in said
-    assert "cannot be written" in said
-
-
-def test_an_interrupted_derain_says_how_to_go_on(
-    model: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from trainer.restore import files
-
-    real, calls = files.derain_image, []
-
-    def one(*given: object, **options: object) -> object:
-        calls.append(given)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return real(*given, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(files, "derain_image", one)
-    out = photographs / "out"
-    assert _rgsud(monkeypatch, "derain", model, photographs / "rainy", out) == 130
-    assert f"2 derained: {out}; --skip-existing goes on" in capsys.readouterr().err
-    assert _rgsud(monkeypatch, "derain", model, photographs / "rainy", out) == 2
-    assert "--skip-existing leaves them" in capsys.readouterr().err
-    assert _rgsud(monkeypatch, "derain", model, photographs / "rainy", out, "--skip-existing") == 0
-    assert len(list(out.iterdir())) == 4
-    assert "2 derained" in capsys.readouterr().err
-
-
-def test_derain_takes_the_model_that_comes_with_rgsud(
-    photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rainy, results = photographs / "val" / "rainy", photographs / "results"
-    assert _rgsud(monkeypatch, "derain", rainy, results) == 0
-    named = photographs / "named"
-    assert _rgsud(monkeypatch, "derain", "--model", "rgsud-base", rainy, named) == 0
-    assert _rgsud(monkeypatch, "derain", "rgsud-base", rainy, photographs / "in front") == 0
-    for file in rainy.iterdir():
-        derained = (results / file.name).read_bytes()
-        assert derained == (named / file.name).read_bytes()
-        assert derained == (photographs / "in front" / file.name).read_bytes()
-    assert _rgsud(monkeypatch, "derain", rainy) == 2
-    assert "derain takes [MODEL] SOURCE TARGET" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -356,6 +357,11 @@ def test_a_run_begins_from_trained_weights_and_its_rate_falls(config: Config, tm
     assert rates[0] == config.method.derainer_optimizer.lr
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.2 * rates[0]
+    shutil.rmtree(config.folder)  # a run that goes on needs its start no longer
+    longer = _with(again, schedule={"samples": again.schedule.samples + 4})
+    launch.run(longer, resume=True, console=_quiet())
+    with pytest.raises(TrainerError, match="there is no derainer at"):
+        launch.run(again.model_copy(update={"name": "anew"}), console=_quiet())
 
 
 def test_rendered_rain_needs_no_rainy_photograph(config: Config) -> None:

@@ -45,8 +45,12 @@ def assemble(
     views: Sequence[View],
     stack: ExitStack,
     callbacks: Sequence[Callback] = (),
+    *,
+    from_checkpoint: bool = False,
 ) -> Run:
     """Everything that :func:`trainer.train.train` needs; what must be closed is left on ``stack``.
+
+    What is to go on from a checkpoint has no use for the weights that the run once began from.
 
     On worker 0 the views show the lines of ``metrics.jsonl``, and a reporter is the first of the callbacks.
     """
@@ -61,7 +65,7 @@ def assemble(
     rainy = ImageFolder(data.rainy)
     torch.manual_seed(config.seed)
     derainer = build_derainer(config.derainer, identity_start=config.identity_start)
-    if config.start is not None:
+    if config.start is not None and not from_checkpoint:
         begin_from(derainer, config.start)
     method = build_method(config.method, derainer, find_device(config.device))
 

@@ -60,7 +60,7 @@ def work(
     """
     checkpoints = Checkpoints(config.folder / "checkpoints", config.report.keep_checkpoints)
     with ExitStack() as stack:
-        run = assemble(config, checkpoints, views, stack, callbacks)
+        run = assemble(config, checkpoints, views, stack, callbacks, from_checkpoint=start is not None)
         if start is not None:
             state, found, problems = checkpoints.load_or_earlier(start)
             run.state.load_state_dict(state)

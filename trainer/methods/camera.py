@@ -98,7 +98,8 @@ class Camera:
         quality = s.lowest_quality + (97 - s.lowest_quality) * quality
         chosen = (which < s.compressed)[:, None, None, None].to(rainy.device)
         tables = _tables(quality).to(rainy.device).repeat(2, 1, 1, 1)
-        both = compress(torch.cat((rainy, clean)), tables)
+        with torch.autocast(rainy.device.type, enabled=False):  # in half precision, its levels are no levels
+            both = compress(torch.cat((rainy, clean)).float(), tables)
         rainy_jpeg, clean_jpeg = both.chunk(2)
         return torch.where(chosen, rainy_jpeg, rainy), torch.where(chosen, clean_jpeg, clean)
 

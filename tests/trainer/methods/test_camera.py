@@ -58,6 +58,13 @@ def test_a_pair_without_rain_stays_a_pair_without_rain():
     assert not changed.all()
 
 
+def test_compression_is_as_fine_in_half_precision():
+    image, one = torch.cat([scene()] * 4), camera(compressed="100%")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = one.photograph(image, image, 5)[0]
+    assert torch.equal(half, one.photograph(image, image, 5)[0])
+
+
 def test_a_step_draws_the_same_whenever_it_is_taken():
     image, one = torch.cat([scene()] * 4), camera(pale="50%", noisy="50%")
     assert torch.equal(one.scene(image, 7), one.scene(image, 7))
