@@ -19,8 +19,8 @@ demo: $(USE)  ## Install, then train and evaluate on demonstration data
 
 setup: $(DEV)  ## Install with the tools for development
 
-test: $(DEV)  ## Run every test
-	$(RUN)python -m pytest
+test: $(DEV)  ## Run every test, three files at a time, since many wait for servers
+	$(RUN)python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: style types contracts  ## Check style, types and import contracts
 
