@@ -13,7 +13,7 @@ from rich.text import Text
 
 from iqa_service.cli import app as scorer_commands
 from iqa_service.cli import score
-from rgsud.commands import images, reports, training
+from rgsud.commands import evaluation, images, reports, training
 from rgsud.commands.pool import app as pool_commands
 from rgsud.commands.serving import serve
 from rgsud_core.console import make_console
@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 for verb in (
     *(training.train, training.demo, training.recipes, training.settings),
-    *(images.derain, images.evaluate, serve, score, submit, status),
+    *(images.derain, evaluation.evaluate, serve, score, submit, status),
     *(reports.report, reports.compare),
 ):
     app.command()(verb)

@@ -49,6 +49,14 @@ class ScoreBackend:
     """Degradations that the scorer distinguishes, if any."""
     degraded: tuple[str, ...] = ()
     """The subset of the words that counts against an image."""
+    unit: str = "log-odds"
+    """What :meth:`in_unit` gives."""
+    lower_better: bool = False
+    """Whether lower is better in that unit; log-odds are always better where they are higher."""
+
+    def in_unit(self, log_odds: float) -> float:
+        """An image's log-odds as the scorer's own literature states them, for tables: see ``unit``."""
+        return log_odds
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """Log-odds of "not degraded" of N candidates, float32 N, higher is better.

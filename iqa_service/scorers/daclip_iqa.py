@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy.special import expit
 
 from iqa_service.errors import ScorerError
 from iqa_service.scorers.base import ScoreBackend
@@ -73,6 +74,7 @@ class DaclipScorer(ScoreBackend):
         self.name = name
         self.views: Views = Views(kind=views, size=model.image_size, tiles=tiles)
         self.words, self.degraded = rule.words, rule.degraded
+        self.unit, self.lower_better = "probability of degradation", True
         self.fingerprint = _fingerprint(model, rule, self.views, precision)
         with torch.inference_mode():
             self._text = model.text_directions(rule.words)
@@ -101,6 +103,10 @@ class DaclipScorer(ScoreBackend):
         if not scores.isfinite().all():
             raise ScorerError(f"{self.name} gave NaN: its weights are damaged, fetch or train them again")
         return scores.numpy().astype(np.float32)
+
+    def in_unit(self, log_odds: float) -> float:
+        """The probability that the image is degraded, as DACLIP-IQA is reported."""
+        return float(expit(-log_odds))
 
     def _log_odds(self, views: torch.Tensor) -> torch.Tensor:
         pixels = self._model.normalise(views.to(self._text.device).permute(0, 3, 1, 2))

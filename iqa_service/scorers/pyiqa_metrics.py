@@ -69,6 +69,18 @@ def to_log_odds(score: float, scale: Scale) -> float:
     return side * (math.log((1 - _EDGE) / _EDGE) + (_EDGE - share) / (_EDGE * (1 - _EDGE)))
 
 
+def from_log_odds(log_odds: float, scale: Scale) -> float:
+    """The metric's score of these log-odds: the inverse of :func:`to_log_odds`."""
+    if scale.low is None or scale.high is None:
+        return -log_odds if scale.lower_better else log_odds
+    odds = abs(log_odds)
+    limit = math.log((1 - _EDGE) / _EDGE)
+    share = 1 / (1 + math.exp(odds)) if odds <= limit else _EDGE - (odds - limit) * _EDGE * (1 - _EDGE)
+    good = share if log_odds < 0 else 1 - share
+    width = scale.high - scale.low
+    return scale.high - good * width if scale.lower_better else scale.low + good * width
+
+
 class MetricBackend(ScoreBackend):
     """A metric of pyiqa in this process.
 
@@ -106,10 +118,15 @@ class MetricBackend(ScoreBackend):
             if state is not None:
                 self._metric.net.load_state_dict(state)
         self.scale = _scale(self._metric.score_range, bool(self._metric.lower_better))
+        self.unit, self.lower_better = name, self.scale.lower_better
         options.pop("pretrained_model_path", None)
         self.fingerprint = _fingerprint(
             self._metric.net, [_VERSION, __version__, name, sorted(options.items())]
         )
+
+    def in_unit(self, log_odds: float) -> float:
+        """The metric's own score of an image."""
+        return from_log_odds(log_odds, self.scale)
 
     def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
         """See :meth:`iqa_service.scorers.base.ScoreBackend.score`."""

@@ -1,11 +1,11 @@
-"""`rgsud derain`, `evaluate` and `scorer pretrain`."""
+"""`rgsud derain` and `scorer pretrain`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,6 @@ from rgsud_core.errors import RgsudError
 from rgsud_core.files import check_writable
 
 console = make_console(stderr=True)
-Model = Annotated[str, typer.Argument(help="A run's folder, or a .safetensors file.")]
 Network = Annotated[
     str | None,
     typer.Option("--derainer", help="package.module:Class of a network that is not rgsud's own."),
@@ -63,7 +62,7 @@ def derain(
         raise RgsudError("--overwrite and --skip-existing exclude each other: give one of them.")
     derainer = Derainer.load(model or DEFAULT_MODEL, tile=tile, overlap=overlap, derainer=network)
     finished = 0
-    with _progress("Deraining") as show:
+    with progress_bar("Deraining") as show:
 
         def progress(done: int, total: int) -> None:
             nonlocal finished
@@ -85,51 +84,6 @@ def derain(
     console.print(f"{count} derained: {target}")
 
 
-def evaluate(
-    model: Model,
-    rainy: Annotated[
-        Path, typer.Argument(help="Folder of rainy images; with --set the folder that holds data sets.")
-    ],
-    clean: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Folder of their ground truth, by the same names; without it rain left is judged."
-        ),
-    ] = None,
-    known: Annotated[
-        str | None,
-        typer.Option("--set", help="Name of a data set of the literature, measured by its own protocol."),
-    ] = None,
-    protocol: Annotated[
-        Literal["A", "B"] | None,
-        typer.Option(help="A: luma rounded to 8 bits, the usual one; B: that of DID-Data and DDN-Data."),
-    ] = None,
-    sheet: Annotated[Path, typer.Option(help="Where the contact sheet goes.")] = Path("evaluation.png"),
-    network: Network = None,
-) -> None:
-    """Measure a derainer on pairs of images, or on rainy photographs alone: a table, and a contact sheet.
-
-    Without ground truth, rain is judged where the scene behind it is flat: the energy of rain that is left,
-    of its pattern (which a mere denoiser leaves), and of scene that was taken, as shares of the rain's; how
-    much less other edges follow the rain's direction; changes of brightness and colour, levels of 255; and
-    how far the mirror image is derained alike.
-    """
-    from rgsud.api import Derainer, evaluate, judge
-
-    derainer = model if network is None else Derainer.load(model, derainer=network)
-    unpaired = clean is None and known is None
-    with _progress("Deraining") as show:
-        measured = (
-            judge(derainer, rainy, sheet=sheet, progress=show)
-            if unpaired
-            else evaluate(
-                derainer, rainy, clean, data_set=known, protocol=protocol, sheet=sheet, progress=show
-            )
-        )
-    make_console().print(measured.table())
-    console.print(f"Rainy, derained{'' if unpaired else ', clean'}: {sheet}")
-
-
 def pretrain_scorer(
     photographs: Annotated[Path, typer.Argument(help="Folder of clean photographs.")],
     output: Annotated[Path, typer.Option(help="Where the weights go.")] = Path("daclip-lite.safetensors"),
@@ -141,7 +95,7 @@ def pretrain_scorer(
 
     check_writable(output.parent)
     settings = PretrainSettings(photographs=photographs, output=output, steps=steps, seed=seed)
-    with _progress("Pretraining") as show:
+    with progress_bar("Pretraining") as show:
 
         def on_step(step: int, losses: dict[str, float]) -> None:
             show(step, steps, "  ".join(f"{name} {value:.3f}" for name, value in losses.items()))
@@ -153,7 +107,7 @@ def pretrain_scorer(
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[..., Any]]:
+def progress_bar(what: str) -> Iterator[Callable[..., Any]]:
     """A progress bar, moved by calls of (done, total) or (done, total, description)."""
     from rich.progress import Progress
 

@@ -35,7 +35,7 @@ def test_train_derain_evaluate(
     val = photographs / "val"
     assert rgsud(monkeypatch, "evaluate", run, val / "rainy", val / "clean", "--sheet", sheet) == 0
     assert PIL.Image.open(sheet).width > 3 * 300
-    assert "gain" in capsys.readouterr().out
+    assert "| small" in capsys.readouterr().out
 
 
 def test_the_demonstration_ends_with_table_sheet_and_summary(
@@ -163,15 +163,51 @@ def test_a_known_data_set_is_enough_to_train_and_evaluate(
     sheet = photographs / "sheet.png"
     evaluation = ("evaluate", run, photographs / "sets", "--sheet", sheet)
     assert rgsud(monkeypatch, *evaluation, "--set", "DDN") == 0
-    assert "Protocol B" in capsys.readouterr().out
+    assert "- DDN-Data: 2 images, protocol B." in capsys.readouterr().out
     assert rgsud(monkeypatch, *evaluation, "--set", "Rain12O0") == 2
     assert "did you mean 'Rain1200'" in capsys.readouterr().err
     alone = ("evaluate", run, photographs / "val" / "rainy", "--sheet", photographs / "judged.png")
     assert rgsud(monkeypatch, *alone) == 0
-    assert "rain known in front of flat places" in capsys.readouterr().out
+    assert "rain left" in capsys.readouterr().out
     assert (photographs / "judged.png").is_file()
     assert rgsud(monkeypatch, "train", "demo", "data.set=DDN") == 2
     assert "data.root" in capsys.readouterr().err
+    shutil.copytree(photographs / "val" / "rainy", photographs / "sets" / "SIRR" / "rainy")
+    tables = [photographs / "table.tex", photographs / "table.csv"]
+    several = ("--model", run, "--model", "rgsud-base", "--set", "DDN", "--set", "SIRR", "--scorer", "random")
+    outputs = [word for table in tables for word in ("--output", table)]
+    root = ("--root", photographs / "sets", "--sheet", sheet)
+    assert rgsud(monkeypatch, "evaluate", *several, *root, *outputs) == 0
+    shown = capsys.readouterr().out
+    for said in ("| small ", "| rgsud-base ", "| rainy ", "RGSUD (published)", "SIRR rain left", "random"):
+        assert said in shown
+    assert all(table.is_file() for table in tables)
+    assert {path.name for path in photographs.glob("sheet-*")} == {"sheet-DDN-Data.png", "sheet-SIRR.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "[MODEL] RAINY [CLEAN], or --set NAME --root DIR"),
+        (("--model", "m", "a", "b", "c"), "[MODEL] RAINY [CLEAN]"),
+        (("--set", "DDN"), "one folder of data sets: --root DIR"),
+        (("m", "a", "b", "--set", "DDN"), "one folder of data sets"),
+        (("m", "a", "--set", "DDN", "--root", "b"), "one folder of data sets"),
+        (("m", "a", "--root", "b"), "say which by --set NAME"),
+        (("m", "a", "--output", "table.xls"), "table.xls names no kind of table"),
+        (("m", "a", "--output", "/proc/none/t.md"), "/proc/none cannot be written"),
+    ],
+)
+def test_what_evaluate_cannot_mean_is_said_before_the_work(
+    arguments: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert rgsud(monkeypatch, "evaluate", *arguments) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -299,3 +335,78 @@ def test_an_output_that_cannot_be_written_is_a_sentence(output: str, tmp_path: P
         assert "the output cannot be read or written (No space left on device)" in said
     assert "Traceback" not in said
     assert "Exception ignored" not in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("derain", "MODEL", "rainy", "/proc/none/out"),
+        ("evaluate", "MODEL", "val/rainy", "val/clean", "--sheet", "/proc/none/x.png"),
+        ("score", "rainy", "--heatmap", "/proc/none/x"),
+        ("scorer", "reference", "niqe,musiq", "rainy", "--output", "/proc/none/x.json"),
+        ("scorer", "pretrain", "rainy", "--output", "/proc/none/x.safetensors"),
+        ("demo", "runs=/proc/none", "launch=inline"),
+        ("train", "demo", "data.rainy=rainy", "data.clean=clean", "runs=/proc/none", "launch=inline"),
+    ],
+)
+def test_where_results_cannot_go_is_said_before_the_work(
+    arguments: tuple[str, ...],
+    model: Path,
+    photographs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the work has begun")
+
+    for place in (
+        "trainer.restore.comparison.score_pair",
+        "trainer.restore.files.derain_image",
+        "trainer.launch.start.work",
+    ):
+        monkeypatch.setattr(place, never)
+    monkeypatch.chdir(photographs)
+    assert rgsud(monkeypatch, *(str(model) if word == "MODEL" else word for word in arguments)) == 2
+    said = capsys.readouterr().err
+    assert "/proc/none" in said
+    assert "cannot be written" in said
+
+
+def test_an_interrupted_derain_says_how_to_go_on(
+    model: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trainer.restore import files
+
+    real, calls = files.derain_image, []
+
+    def one(*given: object, **options: object) -> object:
+        calls.append(given)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*given, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(files, "derain_image", one)
+    out = photographs / "out"
+    assert rgsud(monkeypatch, "derain", model, photographs / "rainy", out) == 130
+    assert f"2 derained: {out}; --skip-existing goes on" in capsys.readouterr().err
+    assert rgsud(monkeypatch, "derain", model, photographs / "rainy", out) == 2
+    assert "--skip-existing leaves them" in capsys.readouterr().err
+    assert rgsud(monkeypatch, "derain", model, photographs / "rainy", out, "--skip-existing") == 0
+    assert len(list(out.iterdir())) == 4
+    assert "2 derained" in capsys.readouterr().err
+
+
+def test_derain_takes_the_model_that_comes_with_rgsud(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rainy, results = photographs / "val" / "rainy", photographs / "results"
+    assert rgsud(monkeypatch, "derain", rainy, results) == 0
+    named = photographs / "named"
+    assert rgsud(monkeypatch, "derain", "--model", "rgsud-base", rainy, named) == 0
+    assert rgsud(monkeypatch, "derain", "rgsud-base", rainy, photographs / "in front") == 0
+    for file in rainy.iterdir():
+        derained = (results / file.name).read_bytes()
+        assert derained == (named / file.name).read_bytes()
+        assert derained == (photographs / "in front" / file.name).read_bytes()
+    assert rgsud(monkeypatch, "derain", rainy) == 2
+    assert "derain takes [MODEL] SOURCE TARGET" in capsys.readouterr().err

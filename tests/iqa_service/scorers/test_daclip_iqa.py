@@ -26,6 +26,8 @@ def test_an_image_scores_the_mean_over_its_views(daclip, china):
     each = scorer.score_views(scorer.views.cut(china))
     assert scorer.score([Candidate("x", china)]) == pytest.approx(each.mean(), abs=1e-3)
     assert each.dtype == np.float32
+    assert scorer.lower_better
+    assert scorer.in_unit(-np.log(3)) == pytest.approx(0.75)
 
 
 def test_the_score_of_released_words_is_the_odds_against_rainy(daclip, china):

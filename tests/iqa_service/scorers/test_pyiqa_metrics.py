@@ -13,7 +13,7 @@ import torch
 from iqa_service.errors import ScorerError
 from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate
-from iqa_service.scorers.pyiqa_metrics import Scale, to_log_odds
+from iqa_service.scorers.pyiqa_metrics import Scale, from_log_odds, to_log_odds
 from rgsud_core.images import Image
 
 pyiqa = pytest.importorskip("pyiqa", reason="the extra rgsud[metrics] is not installed")
@@ -40,6 +40,7 @@ def test_log_odds_rise_with_quality_and_stay_finite(
     scores = np.linspace(-7, 7, 1401)
     odds = np.array([to_log_odds(score, scale) for score in scores], np.float32)
     assert np.isfinite(odds).all()
+    assert [from_log_odds(float(one), scale) for one in odds] == pytest.approx(scores, abs=1e-4)
     assert (np.diff(odds) * (-1 if lower_better else 1) > 0).all()
 
 
@@ -82,6 +83,8 @@ def test_a_metric_where_lower_is_better_is_turned_round(
     metric = pyiqa.create_metric("niqe", device="cpu", pretrained_model_path=str(tmp_path / "p.mat"))
     raw = float(metric(torch.from_numpy(china / np.float32(255)).permute(2, 0, 1)[None]))
     assert npz.score(candidates)[0] == pytest.approx(math.log((100 - raw) / raw), rel=1e-3)
+    assert npz.in_unit(float(npz.score(candidates)[0])) == pytest.approx(raw, rel=1e-3)
+    assert (npz.unit, npz.lower_better) == ("niqe", True)
 
 
 def test_the_fingerprint_is_of_the_weights(
