@@ -133,6 +133,7 @@ class Derainer:
         progress: Callable[[int, int], None] | None = None,
         *,
         existing: Existing = "refuse",
+        suffix: str | None = None,
         notice: Callable[[str], None] | None = None,
     ) -> int:
         """Derain an image file, or all images below a folder, into files; return how many were written.
@@ -148,6 +149,7 @@ class Derainer:
                 tile=self.tile,
                 overlap=self.overlap,
                 existing=existing,
+                suffix=suffix,
                 on_progress=progress,
                 on_notice=notice,
             )

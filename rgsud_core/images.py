@@ -40,6 +40,8 @@ SUFFIXES = tuple(
     sorted(end for end, format in PIL.Image.registered_extensions().items() if format in (*FORMATS, "MPO"))
 )
 """Suffixes of files that count as images in a folder."""
+WRITTEN = {name: end for end, name in reversed(PIL.Image.EXTENSION.items()) if name in PIL.Image.SAVE}
+"""A suffix of each format that can be written, by Pillow's name."""
 _SHOWN_SUFFIXES = ".png, .jpg, .tif, .webp, .avif, .gif or .bmp"
 MEGAPIXELS, MEGAPIXELS_VARIABLE = 500, "RGSUD_MAX_MEGAPIXELS"
 """Largest image that is read, in millions of pixels, and the environment variable that sets another limit."""
@@ -305,6 +307,11 @@ def write_encoded(data: bytes, path: Path) -> None:
     """
     with writing(path) as partial:
         partial.write_bytes(data)
+
+
+def written_format(found: str) -> str:
+    """The format of what is made of an image of this one, by Pillow's names: PNG where it is only read."""
+    return {"MPO": "JPEG"}.get(found, found if found in WRITTEN else "PNG")
 
 
 def image_format(path: Path) -> str:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rgsud.commands.piping import piped
 from rgsud_core.console import make_console
 from rgsud_core.errors import RgsudError
 from rgsud_core.files import check_writable
+
+if TYPE_CHECKING:
+    from rgsud.api import Derainer
 
 console = make_console(stderr=True)
 Network = Annotated[
@@ -31,8 +35,8 @@ def derain(
         list[str],
         typer.Argument(
             metavar="[MODEL] SOURCE TARGET",
-            help="An image or a folder of images, and where the result goes; before them a run's folder or a "
-            ".safetensors file, if not the model that comes with rgsud derains.",
+            help="An image or a folder of images, and where the result goes; - is standard input or output. "
+            "Before them a run's folder or a .safetensors file, if not the model that comes with rgsud.",
         ),
     ],
     model: Annotated[
@@ -46,12 +50,25 @@ def derain(
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="Leave out images whose results are there.")
     ] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Format of the results: png, jpg, tif or another.", show_default="as their sources"
+        ),
+    ] = None,
+    watching: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Derain what comes into the folder SOURCE, until Ctrl-C; implies --skip-existing."
+        ),
+    ] = False,
 ) -> None:
     """Remove the rain from an image or from a folder of images.
 
     Results have the names, formats and depths of their sources, and what the files say about them.
     """
     from rgsud.api import DEFAULT_MODEL, Derainer
+    from trainer.restore.files import suffix_of
 
     if len(paths) == 3 and model is None:
         model, *paths = paths
@@ -60,7 +77,17 @@ def derain(
     source, target = paths
     if overwrite and skip_existing:
         raise RgsudError("--overwrite and --skip-existing exclude each other: give one of them.")
+    suffix = None if format is None else suffix_of(format)
+    if watching and "-" in paths:
+        raise RgsudError("--watch takes folders, not standard input or output.")
     derainer = Derainer.load(model or DEFAULT_MODEL, tile=tile, overlap=overlap, derainer=network)
+    if watching:
+        _watch(derainer, Path(source), Path(target), suffix, overwrite)
+        return
+    if "-" in paths:
+        with piped(source, target, suffix, console.print) as (given, result, notice):
+            derainer.write(given, result, suffix=suffix, notice=notice)
+        return
     finished = 0
     with progress_bar("Deraining") as show:
 
@@ -75,6 +102,7 @@ def derain(
                 target,
                 progress,
                 existing="replace" if overwrite else "skip" if skip_existing else "refuse",
+                suffix=suffix,
                 notice=console.print,
             )
         except KeyboardInterrupt:
@@ -82,6 +110,25 @@ def derain(
                 console.print(f"{finished} derained: {target}; --skip-existing goes on with the others.")
             raise
     console.print(f"{count} derained: {target}")
+
+
+def _watch(derainer: Derainer, source: Path, target: Path, suffix: str | None, overwrite: bool) -> None:
+    from trainer.restore.watching import watch
+
+    done = 0
+
+    def derain_one(image: Path, result: Path) -> None:
+        nonlocal done
+        derainer.write(image, result, notice=console.print)
+        done += 1
+        console.print(f"{image} derained: {result}")
+
+    console.print(f"Watching {source}; Ctrl-C ends it.")
+    try:
+        watch(derain_one, source, target, suffix=suffix, overwrite=overwrite, notice=console.print)
+    except KeyboardInterrupt:
+        console.print(f"{done} derained: {target}; --watch goes on with what is not.")
+        raise
 
 
 def pretrain_scorer(

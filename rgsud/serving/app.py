@@ -12,12 +12,13 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 
 from rgsud.api import Derainer
-from rgsud.serving.work import MEDIA, WRITTEN, Busy, Deraining, WorkSettings
+from rgsud.serving.work import MEDIA, Busy, Deraining, WorkSettings
 from rgsud_core.http.limits import Limits
 from rgsud_core.http.page import OPEN, add_page
 from rgsud_core.http.runner import run
 from rgsud_core.http.security import Access, Scope, Tokens
 from rgsud_core.http.service import guarded
+from rgsud_core.images import WRITTEN
 from trainer.errors import TrainerError
 
 PAGE = Path(__file__).with_name("page")

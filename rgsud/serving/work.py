@@ -25,7 +25,7 @@ from rgsud.api import Derainer
 from rgsud_core.errors import FileError, RgsudError
 from rgsud_core.http.limits import Limits, PixelBudget
 from rgsud_core.http.problems import Problem
-from rgsud_core.images import FORMATS, NotAnImage, TooLarge, opened, read_image
+from rgsud_core.images import FORMATS, WRITTEN, NotAnImage, TooLarge, opened, read_image, written_format
 from rgsud_core.settings import Settings
 from trainer.restore.files import derain_file
 
@@ -38,9 +38,6 @@ _LATEST = 0.2
 _SAMPLE = (64, 64, 3)
 _Result = TypeVar("_Result")
 
-PIL.Image.init()
-WRITTEN = {name: end for end, name in reversed(PIL.Image.EXTENSION.items()) if name in PIL.Image.SAVE}
-"""A suffix of each format that can be written, by Pillow's name."""
 MEDIA = {name: PIL.Image.MIME.get(name, f"image/{name.lower()}") for name in FORMATS}
 """Media types of the formats that are read, by Pillow's names."""
 
@@ -174,9 +171,7 @@ class Deraining:
         began = time.monotonic()
         file.write_bytes(body)
         with opened(file, decoded=False, limit=self.settings.pixels) as image:
-            pixels, found = image.width * image.height, str(image.format)
-        # A format that is only read becomes PNG, as in a folder.
-        format = {"MPO": "JPEG"}.get(found, found if found in WRITTEN else "PNG")
+            pixels, format = image.width * image.height, written_format(str(image.format))
         with self._room.hold(pixels):
             result = file.with_name(f"derained{WRITTEN[format]}")
             lacks = derain_file(

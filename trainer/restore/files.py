@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -34,6 +35,7 @@ def derain_path(
     tile: int | None = None,
     overlap: int = 32,
     existing: Existing = "refuse",
+    suffix: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> int:
@@ -46,6 +48,7 @@ def derain_path(
     Args:
         existing: what is done where a file lies in the place of a result: nothing is derained (`refuse`), the
             others are (`skip`), or it is replaced. A file that was named as the target is replaced.
+        suffix: of all results, which chooses their format: `.jpg`; by default that of their sources.
         on_progress: called with (done, total) after each image.
         on_notice: called with a sentence for whatever was left out of the results.
 
@@ -56,7 +59,7 @@ def derain_path(
         FileError: the source is missing or empty, or nothing can be written to the target.
     """
     notice = on_notice or (lambda text: None)
-    work = _plan(Path(source), str(target), existing, notice)
+    work = _plan(Path(source), str(target), existing, suffix, notice)
     problems: list[str] = []
     lost: dict[str, list[Path]] = {}
     for number, one in enumerate(work, 1):
@@ -71,6 +74,8 @@ def derain_path(
             on_progress(number, len(work))
     for what, files in lost.items():
         notice(f"The results of {len(files)} images are without {what}: {named(files)}.")
+    if problems and len(work) == 1:
+        raise TrainerError(problems[0])
     if problems:
         done = len(work) - len(problems)
         raise TrainerError(
@@ -111,13 +116,35 @@ def _sentence(error: Exception) -> str:
     return said
 
 
-def _plan(source: Path, target: str, existing: Existing, notice: Callable[[str], None]) -> list[_Work]:
+def suffix_of(format: str) -> str:
+    """The suffix of a format's name as people write it: `png`, `.JPG`.
+
+    Raises:
+        TrainerError: no such format can be written.
+    """
+    suffix = f".{format.lower().removeprefix('.')}"
+    if not _known(Path(f"x{suffix}")):
+        known = ", ".join(sorted(end for end in SUFFIXES if _known(Path(f"x{end}"))))
+        raise TrainerError(f"'{format}' is no image format: give one of {known}.")
+    return suffix
+
+
+def _known(path: Path) -> bool:
+    try:
+        return image_format(path) in FORMATS
+    except FileError:
+        return False
+
+
+def _plan(
+    source: Path, target: str, existing: Existing, suffix: str | None, notice: Callable[[str], None]
+) -> list[_Work]:
     """Each input file with the file of its result."""
     given, folder = Path(target), target.endswith(("/", os.sep)) or Path(target).is_dir()
     work = (
-        _of_folder(source, given, folder, notice)
+        _of_folder(source, given, folder, suffix, notice)
         if source.is_dir()
-        else _of_file(source, given, folder or not given.suffix)
+        else _of_file(source, given, folder or not given.suffix, suffix)
     )
     sources = {one.source.resolve() for one in work}
     for one in work:
@@ -143,48 +170,67 @@ def _exists(path: Path) -> bool:
     return os.path.lexists(path)
 
 
-def _of_folder(source: Path, target: Path, folder: bool, notice: Callable[[str], None]) -> list[_Work]:
+def _of_folder(
+    source: Path, target: Path, folder: bool, suffix: str | None, notice: Callable[[str], None]
+) -> list[_Work]:
+    check_folders(source, target, folder)
+    found = listing(source)
+    if found.left_out:
+        others = named(path.relative_to(source) for path in found.left_out)
+        notice(f"{len(found.left_out)} entries of {source} are no images, or linked folders: {others}.")
+    paths = [path.relative_to(source) for path in found.images]
+    names = result_names(paths, suffix)
+    return [_Work(source / path, target / name) for path, name in zip(paths, names, strict=True)]
+
+
+def check_folders(source: Path, target: Path, folder: bool = False) -> None:
+    """TrainerError where the target cannot hold the results of a folder; ``folder``: it is meant as one."""
     if target.is_file() or (target.suffix.lower() in SUFFIXES and not folder):
         raise TrainerError(
             f"{target} is a file name, and {source} is a folder: name a folder for the results."
         )
     if target.resolve().is_relative_to(source.resolve()):
         raise TrainerError(f"{target} lies within {source}: name a folder outside it for the results.")
-    found = listing(source)
-    if found.left_out:
-        others = named(path.relative_to(source) for path in found.left_out)
-        notice(f"{len(found.left_out)} entries of {source} are no images, or linked folders: {others}.")
-    paths = [path.relative_to(source) for path in found.images]
-    work = []
-    for path in paths:
-        name = _name(path)
-        while name != path and name in paths:  # a.psd beside a.psd.png
-            name = name.with_name(f"{name.name}.png")
-        work.append(_Work(source / path, target / name))
-    return work
 
 
-def _of_file(source: Path, target: Path, folder: bool) -> list[_Work]:
+def result_names(paths: Sequence[Path], suffix: str | None = None) -> list[Path]:
+    """The names of the results of images of one folder, by their paths in it, in the same order.
+
+    A result has the name of its source, unless that format is only read or another one is wanted. Where two
+    results would have one name, they keep the suffixes of their sources in it.
+    """
+    wanted = [_name(path, suffix) for path in paths]
+    often = Counter(wanted)
+    names: dict[Path, Path] = {}
+    for path, name in zip(paths, wanted, strict=True):
+        if often[name] > 1 and name != path:
+            name = path.with_name(f"{path.name}{name.suffix}")
+            while name in often or name in names:  # a.psd beside a.psd.png
+                name = name.with_name(f"{name.name}{name.suffix}")
+        names[name] = path
+    return list(names)
+
+
+def _of_file(source: Path, target: Path, folder: bool, suffix: str | None) -> list[_Work]:
     if not _exists(source):
         raise TrainerError(f"{source} does not exist: name an image or a folder of images.")
     if folder:
-        return [_Work(source, target / _name(Path(source.name)))]
-    try:
-        known = image_format(target) in FORMATS
-    except FileError:
-        known = False
-    if not known:
+        return [_Work(source, target / _name(Path(source.name), suffix))]
+    if not _known(target):
         raise TrainerError(
             f"{target} names no known image format: end it in .png or .jpg, for example, or in / where it is "
             "a folder."
         )
+    if suffix is not None and image_format(target) != image_format(Path(f"x{suffix}")):
+        raise TrainerError(f"{target} is of another format than {suffix}: give one of the two.")
     return [_Work(source, target)]
 
 
-def _name(path: Path) -> Path:
-    """The name of a result: that of its source, unless its format is only read."""
+def _name(path: Path, suffix: str | None) -> Path:
+    """The name of a result: that of its source, unless its format is only read or another one is wanted."""
+    wanted = None if suffix is None else image_format(Path(f"x{suffix}"))
     try:
-        image_format(path)
+        found = image_format(path)
     except FileError:
-        return path.with_name(f"{path.name}.png")
-    return path
+        return path.with_name(f"{path.name}.png") if suffix is None else path.with_suffix(suffix)
+    return path if suffix is None or found == wanted else path.with_suffix(suffix)

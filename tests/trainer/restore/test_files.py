@@ -11,7 +11,7 @@ from torch import nn
 from rgsud_core.errors import FileError
 from rgsud_core.images import read_image
 from trainer.errors import TrainerError
-from trainer.restore.files import derain_path
+from trainer.restore.files import derain_path, result_names, suffix_of
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -236,3 +236,53 @@ def test_whatever_is_raised_for_one_file_the_others_are_derained(fault, source, 
         derain_path(Identity(), source, tmp_path / "out")
     assert ("--tile" in str(caught.value)) == ("emory" in repr(fault))
     assert len(list((tmp_path / "out").rglob("*.*"))) == 2
+
+
+def test_another_format_changes_names_and_files(source, tmp_path):
+    assert derain_path(Identity(), source, tmp_path / "out", suffix=".jpg") == 3
+    written = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
+    assert written == {"a.jpg", "deep/c.jpg", "deep/er/b.jpg"}
+    assert {PIL.Image.open(tmp_path / "out" / name).format for name in written} == {"JPEG"}
+    derain_path(Identity(), source / "a.png", tmp_path / "one", suffix=".tif")
+    assert PIL.Image.open(tmp_path / "one" / "a.tif").format == "TIFF"
+    with pytest.raises(TrainerError, match=r"x\.png is of another format than \.tif"):
+        derain_path(Identity(), source / "a.png", tmp_path / "x.png", suffix=".tif")
+    derain_path(Identity(), source / "a.png", tmp_path / "x.tiff", suffix=".tif")
+
+
+@pytest.mark.parametrize(("format", "suffix"), [("png", ".png"), (".JPG", ".jpg"), ("TIFF", ".tiff")])
+def test_formats_are_called_as_suffixes_are(format, suffix):
+    assert suffix_of(format) == suffix
+
+
+@pytest.mark.parametrize("format", ["", ".", "psd", "mp4", "pdf", "jp/g", "heic"])
+def test_what_is_no_format_is_said(format):
+    with pytest.raises(TrainerError, match=r"is no image format: give one of .*\.jpg, .*\.png"):
+        suffix_of(format)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "names", "results"),
+    [
+        (None, "a.png a.jpg", "a.png a.jpg"),
+        (None, "a.psd a.psd.png", "a.psd.png.png a.psd.png"),
+        (".jpg", "a.png b.jpeg c.psd", "a.jpg b.jpeg c.jpg"),
+        (".jpg", "a.bmp a.jpg a.png d/a.png", "a.bmp.jpg a.jpg a.png.jpg d/a.jpg"),
+        (".jpg", "a.png a.png.jpg a.tif", "a.png.jpg.jpg a.png.jpg a.tif.jpg"),
+        (".jpg", "a.png a.png.tif a.tif", "a.png.jpg.jpg a.png.jpg a.tif.jpg"),
+    ],
+)
+def test_results_have_names_of_their_own(suffix, names, results):
+    paths = [Path(name) for name in names.split()]
+    assert [name.as_posix() for name in result_names(paths, suffix)] == results.split()
+
+
+def test_no_two_results_have_one_name_whatever_their_sources_are_called():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        endings = rng.choice([".png", ".jpg", ".psd", ".tif", ".jpeg"], (12, 3))
+        paths = sorted({Path("ab"[n % 2] + "".join(ends[: 1 + n % 3])) for n, ends in enumerate(endings)})
+        for suffix in (None, ".jpg", ".png"):
+            names = result_names(paths, suffix)
+            assert len(set(names)) == len(paths) == len(names)
+            assert suffix is None or all(name.suffix in (suffix, ".jpeg") for name in names)
