@@ -47,7 +47,7 @@ def starting_recipe(rainy: Path | str, clean: Path | str) -> str:
     sources, why = _sources(found, searched)
     comments = [
         f"A recipe to begin with, made from {_BASE} by what was measured of the folders.",
-        f"For {measured[0].root}",
+        f"For {Path(rainy).resolve()}",
         "  rgsud train FILE                 # this file; data.validation_rainy=... data.validation_clean=...",
         "",
         *(_said(name, facts) for name, facts in zip(("rainy", "clean"), measured, strict=True)),

@@ -25,12 +25,9 @@ def list_sets() -> None:
 
     from trainer.data.sets import KNOWN_SETS
 
-    table = Table()
-    table.add_column("name", no_wrap=True)
-    for heading in ("for training", "for testing", "protocol", "truth of a rainy image"):
-        table.add_column(heading)
+    table = Table("name", "for training", "for testing", "protocol")
     for known in KNOWN_SETS:
-        table.add_row(known.name, _count(known.train), _count(known.test), known.protocol, known.pairing)
+        table.add_row(known.name, _count(known.train), _count(known.test), known.protocol)
     make_console().print(table)
 
 

@@ -1,7 +1,7 @@
 """The data sets of the deraining literature: what they are, how they are measured, where they come from.
 
-Counts, layouts and licences are those of the authors' pages and repositories, or of loaders that others have
-published; where none was found, that is said.
+Counts are those of the literature, layouts and licences those of the authors' pages and repositories, or of
+loaders that others have published; where none was found, that is said.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ KNOWN_SETS: tuple[KnownSet, ...] = (
         licence="redistribution with the authors' notice (License.txt)",
         source="https://stevewongv.github.io/derain-project.html",
     ),
-    KnownSet("RealRain-1k-L", "A", _REALRAIN, train=784, test=224, layout=_USUAL, source=_REALRAINS),
-    KnownSet("RealRain-1k-H", "A", _REALRAIN, train=784, test=224, layout=_USUAL, source=_REALRAINS),
+    KnownSet("RealRain-1k-L", "A", _REALRAIN, layout=f"{_USUAL}; 1120 pairs in all", source=_REALRAINS),
+    KnownSet("RealRain-1k-H", "A", _REALRAIN, layout=f"{_USUAL}; 1120 pairs in all", source=_REALRAINS),
     KnownSet(
         "HQ-RAIN",
         "A",
