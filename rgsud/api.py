@@ -30,6 +30,7 @@ from trainer.launch.worker import Summary
 from trainer.models.registry import load_derainer
 from trainer.restore.evaluation import Evaluation, Protocol, evaluate_pairs
 from trainer.restore.files import Existing, derain_path
+from trainer.restore.film import derain_film, derain_frames
 from trainer.restore.inference import derain_image, derain_pixels
 from trainer.restore.judge import UnpairedEvaluation, UnpairedScores
 from trainer.restore.judge import judge as judge_photograph
@@ -150,6 +151,50 @@ class Derainer:
                 overlap=self.overlap,
                 existing=existing,
                 suffix=suffix,
+                on_progress=progress,
+                on_notice=notice,
+            )
+
+    def frames(self, frames: Iterable[Image], *, frame_by_frame: bool = False) -> Iterator[Image]:
+        """The frames of a film without rain, in their order; each comes when the next one has been read.
+
+        Args:
+            frames: uint8 H,W,3 RGB, all of one size.
+            frame_by_frame: each frame by itself, as an image; by default what its neighbours show of it
+                steadies it.
+        """
+        derained = derain_frames(
+            self.network, frames, frame_by_frame=frame_by_frame, tile=self.tile, overlap=self.overlap
+        )
+        while True:
+            with self._autocast():
+                frame = next(derained, None)
+            if frame is None:
+                return
+            yield frame
+
+    def write_film(
+        self,
+        source: Path | str,
+        target: Path | str,
+        progress: Callable[[int, int | None], None] | None = None,
+        *,
+        frame_by_frame: bool = False,
+        notice: Callable[[str], None] | None = None,
+    ) -> int:
+        """Derain a film into a file with its sound and all else that it holds; return the number of frames.
+
+        See :func:`trainer.restore.film.derain_film`; ``progress(done, total)`` is called after each frame,
+        and ``notice(sentence)`` for whatever the result lacks.
+        """
+        with self._autocast():
+            return derain_film(
+                self.network,
+                source,
+                target,
+                frame_by_frame=frame_by_frame,
+                tile=self.tile,
+                overlap=self.overlap,
                 on_progress=progress,
                 on_notice=notice,
             )

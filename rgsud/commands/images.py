@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rgsud.commands.film import derain_film, derain_raw, is_film
 from rgsud.commands.piping import piped
 from rgsud_core.console import make_console
 from rgsud_core.errors import RgsudError
@@ -35,8 +36,8 @@ def derain(
         list[str],
         typer.Argument(
             metavar="[MODEL] SOURCE TARGET",
-            help="An image or a folder of images, and where the result goes; - is standard input or output. "
-            "Before them a run's folder or a .safetensors file, if not the model that comes with rgsud.",
+            help="An image, a folder of images or a film, and where the result goes; - is standard input "
+            "or output. Before them a run's folder or a .safetensors file, if not the model of rgsud's own.",
         ),
     ],
     model: Annotated[
@@ -62,10 +63,19 @@ def derain(
             "--watch", help="Derain what comes into the folder SOURCE, until Ctrl-C; implies --skip-existing."
         ),
     ] = False,
+    frame_by_frame: Annotated[
+        bool,
+        typer.Option("--frame-by-frame", help="Derain each frame of a film by itself."),
+    ] = False,
+    raw: Annotated[
+        str | None,
+        typer.Option(metavar="WIDTHxHEIGHT", help="SOURCE and TARGET are raw frames, rgb24 of this size."),
+    ] = None,
 ) -> None:
-    """Remove the rain from an image or from a folder of images.
+    """Remove the rain from an image, from a folder of images, or from a film.
 
-    Results have the names, formats and depths of their sources, and what the files say about them.
+    Results have the names, formats and depths of their sources, and what the files say about them. A film
+    keeps its sound, its times and all else but the pictures; the target's suffix names its container.
     """
     from rgsud.api import DEFAULT_MODEL, Derainer
     from trainer.restore.files import suffix_of
@@ -80,7 +90,25 @@ def derain(
     suffix = None if format is None else suffix_of(format)
     if watching and "-" in paths:
         raise RgsudError("--watch takes folders, not standard input or output.")
+    film = is_film(source, target)
+    if (film or raw) and (format or watching):
+        raise RgsudError("--format and --watch are for images: TARGET's suffix names a film's container.")
     derainer = Derainer.load(model or DEFAULT_MODEL, tile=tile, overlap=overlap, derainer=network)
+    if raw:
+        derain_raw(derainer, raw, source, target, frame_by_frame=frame_by_frame)
+        return
+    if film:
+        with progress_bar("Deraining") as show:
+            derain_film(
+                derainer,
+                source,
+                target,
+                frame_by_frame=frame_by_frame,
+                overwrite=overwrite,
+                skip_existing=skip_existing,
+                progress=show,
+            )
+        return
     if watching:
         _watch(derainer, Path(source), Path(target), suffix, overwrite)
         return

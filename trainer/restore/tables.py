@@ -179,8 +179,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         how = f"protocol {measured.protocol}"
         if measured.protocol is None:
             how = f"no ground truth; rain can be told from the scene in {len(judged)}"
-        of = f" of {measured.whole}" if measured.whole not in (None, measured.images) else ""
-        yield f"{measured.name}: {measured.images}{of} images, {how}."
+        yield f"{measured.name}: {measured.images} images, {how}."
     for measure in comparison.measures:
         if measure.group == "scored":
             unit = "" if measure.unit == measure.heading else f"{measure.unit}, "
