@@ -14,6 +14,7 @@ from rich.text import Text
 from iqa_service.cli import app as scorer_commands
 from iqa_service.cli import score
 from rgsud.commands import evaluation, images, reports, training
+from rgsud.commands.data import app as data_commands
 from rgsud.commands.pool import app as pool_commands
 from rgsud.commands.serving import serve
 from rgsud_core.console import make_console
@@ -34,6 +35,7 @@ for verb in (
 ):
     app.command()(verb)
 scorer_commands.command("pretrain")(images.pretrain_scorer)
+app.add_typer(data_commands, name="data")
 app.add_typer(pool_commands, name="pool")
 app.add_typer(scorer_commands, name="scorer")
 console = make_console(stderr=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.data import catalogue
-from trainer.data.catalogue import KnownSet
+from trainer.data.sets import KnownSet
 
 EXAMPLES = Path(__file__).parent / "examples"
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"

@@ -121,6 +121,13 @@ def test_scores_are_float32_one_for_each_and_finite(
     assert scorer.score([]).shape == (0,)
 
 
+def test_its_own_unit_orders_images_as_log_odds_do(scorer: ScoreBackend) -> None:
+    assert scorer.unit
+    values = [scorer.in_unit(odds) for odds in (-6.0, -0.5, 0.0, 0.5, 6.0)]
+    assert np.isfinite(values).all()
+    assert (np.diff(values) * (-1 if scorer.lower_better else 1) > 0).all()
+
+
 def test_a_score_does_not_depend_on_the_rest_of_the_batch(
     scorer: ScoreBackend, candidates: list[Candidate]
 ) -> None:

@@ -1,19 +1,19 @@
-"""Data sets of the deraining literature: their names, layouts and protocols."""
+"""The data sets of sets.py by name, and where they lie on this machine."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from rgsud_core.errors import RgsudError
 from rgsud_core.images import Image
 from trainer.data.folders import ImageFolder
+from trainer.data.sets import KNOWN_SETS, KnownSet
 from trainer.errors import TrainerError
 
 _SIDES = (
@@ -23,82 +23,24 @@ _SIDES = (
     ("rain", "gt"),
     ("rainy_image", "ground_truth"),
     ("rainy", "truth"),
+    ("rainy", "gt"),
     ("rain", "truth"),
     ("input", "groundtruth"),
     ("real_world", "real_world_gt"),
 )
 """What published copies call the rainy images and their ground truth."""
-_TRAIN = ("train", "training", "DID-MDN-training", "rain_data_train_light", "rain_data_train_heavy")
-_TEST = ("test", "testing", "val", "test_syn", "DID-MDN-test", "rain_data_test_light", "rain_data_test_heavy")
+_TRAIN = (
+    *("train", "training", "DID-MDN-training", "GT-RAIN_train"),
+    *("rain_data_train_light", "rain_data_train_heavy"),
+)
+_TEST = (
+    *("test", "testing", "val", "test_syn", "DID-MDN-test", "GT-RAIN_test", "real_test_1000"),
+    *("rain_data_test_light", "rain_data_test_heavy"),
+)
+_FOR_TRAINING = ("real_world", "real_world_gt")
+"""What a set for training is called that lies beside the folders of a split."""
 _LOOKED_AT = 20
 """Pictures that are looked at to tell which of their halves is the rainy one."""
-
-
-@dataclass(frozen=True)
-class KnownSet:
-    """A data set of the literature."""
-
-    name: str
-    protocol: Literal["A", "B"]
-    """How its figures are measured; see evaluation.py."""
-    paper: str
-    aliases: tuple[str, ...] = ()
-    paired: bool = True
-    """Whether there is a ground truth."""
-    beside: bool = False
-    """Whether it is published as pictures of both, side by side."""
-    tested: bool = True
-    """Whether it has test pairs of its own."""
-
-
-_YANG = "Yang et al., Deep Joint Rain Detection and Removal from a Single Image, CVPR 2017"
-_ZHANG = "Zhang et al., Image De-raining Using a Conditional GAN, TCSVT 2019"
-_JIANG = "Jiang et al., Multi-Scale Progressive Fusion Network for Single Image Deraining, CVPR 2020"
-_REALRAIN = (
-    "Li et al., Toward Real-world Single Image Deraining: A New Benchmark and Beyond, arXiv 2206.05514"
-)
-KNOWN_SETS: tuple[KnownSet, ...] = (
-    KnownSet("Rain100L", "A", _YANG, ("RainTrainL",)),
-    KnownSet("Rain100H", "A", _YANG, ("RainTrainH",)),
-    KnownSet("Rain200L", "A", _YANG),
-    KnownSet("Rain200H", "A", _YANG),
-    KnownSet("Rain12", "A", "Li et al., Rain Streak Removal Using Layer Priors, CVPR 2016"),
-    KnownSet("Rain800", "A", _ZHANG, beside=True),
-    KnownSet("Rain13K", "A", _JIANG, tested=False),
-    KnownSet("Test100", "A", _ZHANG),
-    KnownSet("Test1200", "A", "Zhang and Patel, CVPR 2018, as in Rain13K"),
-    KnownSet("Test2800", "A", "Fu et al., CVPR 2017, as in Rain13K", ("Rain2800",)),
-    KnownSet(
-        "DDN-Data",
-        "B",
-        "Fu et al., Removing Rain from Single Images via a Deep Detail Network, CVPR 2017",
-        ("DDN", "Rain1400"),
-    ),
-    KnownSet(
-        "DID-Data",
-        "B",
-        "Zhang and Patel, Density-aware Single Image De-raining using a Multi-stream Dense "
-        "Network, CVPR 2018",
-        ("DID", "DID-MDN", "Rain1200"),
-        beside=True,
-    ),
-    KnownSet(
-        "SPA-Data",
-        "A",
-        "Wang et al., Spatial Attentive Single-Image Deraining with a High Quality "
-        "Real Rain Dataset, CVPR 2019",
-        ("SPA",),
-    ),
-    KnownSet("RealRain-1k-L", "A", _REALRAIN),
-    KnownSet("RealRain-1k-H", "A", _REALRAIN),
-    KnownSet(
-        "SIRR",
-        "A",
-        "Wei et al., Semi-supervised Transfer Learning for Image Rain Removal, CVPR 2019",
-        ("Real147",),
-        paired=False,
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -112,6 +54,8 @@ class FoundSet:
     train_rainy: Path | None
     train_clean: Path | None
     test: tuple[Path, Path] | None
+    photographs: Path | None = None
+    """Photographs for testing that have no ground truth."""
 
 
 def _plain(name: str) -> str:
@@ -129,6 +73,9 @@ def _below(folder: Path, *names: str) -> Iterator[Path]:
 
 def _sides(split: Path, known: KnownSet) -> tuple[Path | None, Path | None]:
     """The folders of the rainy images and of their truth in a folder, or in a folder below it."""
+    if known.mixed:
+        parts = _part(split, "rain"), _part(split, "norain")
+        return parts if all(map(_filled, parts)) else (None, None)
     for folder in (split, *_folders(split)):
         for names in _SIDES:
             rainy, clean = (next(_below(folder, name), None) for name in names)
@@ -142,11 +89,20 @@ def _sides(split: Path, known: KnownSet) -> tuple[Path | None, Path | None]:
     rainy = next(_below(split, *(rainy for rainy, _ in _SIDES)), None)
     if rainy is None and known.beside and split.is_dir():
         return _halves(split)
+    if rainy is None and not known.paired and _filled(split):
+        return split, None
     return rainy, None
 
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def _filled(folder: Path) -> bool:
+    try:
+        return bool(ImageFolder(folder))
+    except RgsudError:
+        return False
 
 
 def _part(folder: Path, part: str) -> Path:
@@ -194,26 +150,67 @@ def find(name: str, root: Path | str) -> FoundSet:
     Raises TrainerError where the name is unknown or nothing of the set is there.
     """
     known, root = lookup(name), Path(root)
-    names = (known.name, *known.aliases)
-    at_root = [root] if _plain(root.name) in map(_plain, names) else []
-    # Rain13K holds the test sets of others too.
-    groups = [root, *_below(root, *_TRAIN, *_TEST), *_below(root, "Rain13K")]
-    groups += [inner for group in groups[1:] for inner in _below(group, *_TEST)]
-    for folder in (*at_root, *(found for group in groups for found in _below(group, *names))):
-        train_rainy, train_clean = next(
-            (_sides(split, known) for split in _below(folder, *_TRAIN)), (None, None)
-        )
+    for folder in _places(known, root):
+        train_rainy, train_clean = _first(_below(folder, *_TRAIN), known)
+        if train_rainy is None:
+            beside = [next(_below(folder, side), None) for side in _FOR_TRAINING]
+            train_rainy, train_clean = beside if all(beside) else (None, None)
         tests = _below(folder, *_TEST) if known.tested else iter(())
-        rainy, clean = next((_sides(split, known) for split in tests), (None, None))
+        rainy, clean = _first((inner for split in tests for inner in _nested(split)), known)
         if not (train_rainy or rainy):
+            if parts := _parts_of(known, folder):
+                raise TrainerError(f"{folder} holds several sets: name one of {', '.join(parts)}.")
             rainy, clean = _sides(folder, known)
         if rainy and not (clean and known.tested) and (not known.paired or not known.tested):
             train_rainy, train_clean = train_rainy or rainy, train_clean or clean
         test = (rainy, clean) if rainy and clean and known.tested else None
+        photographs = None if known.paired else rainy or train_rainy
+        if train_rainy and known.numbers:
+            first, last = known.numbers
+            chosen = _part(train_rainy, f"{first}-{last}"), _part(train_rainy, f"not-{first}-{last}")
+            if all(map(_filled, chosen)):
+                photographs, train_rainy = chosen
         if train_rainy or test:
-            return FoundSet(known, train_rainy, train_clean, test)
+            return FoundSet(known, train_rainy, train_clean, test, photographs)
     layout = "test/input and test/target" if known.paired else "train/rainy"
     raise TrainerError(
         f"{known.name} is not below {root}: put it into {root / known.name}, as {layout} for example "
         f"({known.paper})."
     )
+
+
+def _first(splits: Iterable[Path], known: KnownSet) -> tuple[Path | None, Path | None]:
+    return next((sides for split in splits if (sides := _sides(split, known))[0]), (None, None))
+
+
+def _places(known: KnownSet, root: Path) -> Iterator[Path]:
+    """Folders that may hold a set: below ``root``, or ``root`` itself if it is called so."""
+    # Rain13K holds the test sets of others too.
+    groups = [root, *_below(root, *_TRAIN, *_TEST), *_below(root, "Rain13K")]
+    groups += [inner for group in groups[1:] for inner in _below(group, *_TEST)]
+    names = known.name, *known.aliases
+    yield from _called(root, groups, *names)
+    if known.inside:
+        whole, part = known.inside
+        for folder in _called(root, groups, whole):
+            yield from _below(folder, part)
+
+
+def _called(root: Path, groups: Iterable[Path], *names: str) -> Iterator[Path]:
+    if _plain(root.name) in map(_plain, names):
+        yield root
+    for group in groups:
+        yield from _below(group, *names)
+
+
+def _nested(split: Path) -> Iterator[Path]:
+    """A folder, and that of the same name in it, which some archives make."""
+    yield from _below(split, split.name)
+    yield split
+    for folder in _folders(split):
+        yield from _below(folder, folder.name)
+
+
+def _parts_of(known: KnownSet, folder: Path) -> list[str]:
+    parts = {one.inside[1]: one.name for one in KNOWN_SETS if one.inside and one.inside[0] == known.name}
+    return [parts[path.name] for path in _below(folder, *parts) if path.name in parts]

@@ -133,6 +133,41 @@ def check_training_data(
     )
 
 
+@dataclass(frozen=True)
+class SetReport:
+    """The images of one part of a data set."""
+
+    rainy: int
+    clean: int | None
+    """Number of truths, of which several rainy images may have the same; None without ground truth."""
+    smallest: tuple[int, int]
+    """Width and height in pixels of the rainy image with the shortest side."""
+    largest: tuple[int, int]
+
+
+def check_images(rainy: Path | str, clean: Path | str | None) -> SetReport:
+    """Reads every image of a part of a data set once.
+
+    Raises one TrainerError with a sentence for every problem: folders missing or empty, files unreadable,
+    images without a partner or with one of another size.
+    """
+    problems: list[str] = []
+    sides = [side for root in (rainy, clean) if root is not None and (side := _open(root, problems))]
+    looks = [_look_at(side, problems) for side in sides]
+    if len(sides) == 2:
+        pairs_of, lonely = partners(*sides)
+        problems += lonely + _mismatched("rainy", looks[0], looks[1], pairs_of)
+    if problems:
+        raise TrainerError("\n".join(problems))
+    sizes = [look.size for look in looks[0]]
+    return SetReport(
+        rainy=len(looks[0]),
+        clean=len(looks[1]) if clean is not None else None,
+        smallest=min(sizes, key=min),
+        largest=max(sizes, key=lambda size: size[0] * size[1]),
+    )
+
+
 def _left_out(folders: Sequence[ImageFolder], looks: Sequence[Sequence[_Look]]) -> Iterator[str]:
     for folder, seen in zip(folders, looks, strict=True):
         several = [look.identity for look in seen if look.frames > 1]

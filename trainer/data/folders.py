@@ -25,16 +25,18 @@ def named(names: Iterable[object], shown: int = SHOWN) -> str:
 
 _PARTS = ("left", "right", "rain", "norain")
 _NAMED = {
-    "rain": re.compile(r"(rain|rainy)[-_ ]?\d.*|.*[-_](in|rain)", re.IGNORECASE),
-    "norain": re.compile(r"norain.*|.*[-_]gt", re.IGNORECASE),
+    "rain": re.compile(r"(rain|rainy)[-_ ]?\d.*|.*[-_](in|rain)|.*-R-\d+", re.IGNORECASE),
+    "norain": re.compile(r"norain.*|.*[-_]gt|.*-C-\d+", re.IGNORECASE),
 }
+_NUMBERS = re.compile(r"(not-)?(\d{1,9})-(\d{1,9})")
 
 
 def part_of(root: Path | str) -> tuple[Path, str | None]:
     """The folder, and which part of it is meant, of ``FOLDER``, ``FOLDER::left`` and so on."""
     root = Path(root)
     folder, mark, part = root.name.rpartition("::")
-    return (root.with_name(folder), part) if mark and part in _PARTS and not root.exists() else (root, None)
+    is_part = mark and (part in _PARTS or _NUMBERS.fullmatch(part)) and not root.exists()
+    return (root.with_name(folder), part) if is_part else (root, None)
 
 
 class ImageFolder:
@@ -42,7 +44,8 @@ class ImageFolder:
 
     Data sets put rainy and clean images into one folder: ``FOLDER::left`` and ``FOLDER::right`` are the
     halves of its pictures, ``FOLDER::rain`` those of its images whose names say rain (``rain-1``, ``1_in``),
-    and ``FOLDER::norain`` those that say none (``norain-1``, ``1_GT``).
+    and ``FOLDER::norain`` those that say none (``norain-1``, ``1_GT``). ``FOLDER::5-8`` has the images whose
+    names are the numbers 5 to 8, and ``FOLDER::not-5-8`` all others.
 
     Raises:
         FileError: the folder is missing or empty, or two files have one id.
@@ -57,6 +60,15 @@ class ImageFolder:
             self.files = {id: path for id, path in self.files.items() if wanted.fullmatch(path.stem)}
             if not self.files:
                 raise FileError(f"{folder} holds no image whose name says {part}: name another folder.")
+        if numbers := _NUMBERS.fullmatch(part or ""):
+            said, first, last = numbers.groups()
+            inside = {
+                id: path.stem.isdecimal() and int(first) <= int(path.stem) <= int(last)
+                for id, path in self.files.items()
+            }
+            self.files = {id: path for id, path in self.files.items() if inside[id] is (said is None)}
+            if not self.files:
+                raise FileError(f"{folder} holds no image whose number is of {part}: name another folder.")
         self._half = part if part in ("left", "right") else None
         self.ids: list[str] = sorted(self.files)
 

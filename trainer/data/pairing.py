@@ -18,6 +18,8 @@ class _Rule(NamedTuple):
     name: str
     degraded: str = "$^"
     clean: str = "$^"
+    or_first: bool = False
+    """Whether the truth number 000 stands for those that are not there."""
 
 
 _RULES = (
@@ -25,6 +27,8 @@ _RULES = (
     _Rule("rain-N, norain-N", "^rainy?[-_ ]?", "^(norain|clean|gt)[-_ ]?"),  # Rain100, RainTrain
     _Rule("norain-Nx2, norain-N", r"^(no)?rain[-_ ]?|x\d+$", "^norain[-_ ]?"),  # Rain200
     _Rule("N_1, N", r"[-_]\d+$"),  # DDN-Data, SPA-Data
+    _Rule("N-FRAME_X_Y, N", r"-.*$"),  # SPA-Data, for training
+    _Rule("N-R-000, N-C-000", r"(?<=-)R-(?=\d+$)", r"(?<=-)C-(?=\d+$)", or_first=True),  # GT-RAIN
     _Rule("N_in, N_GT", "[-_]?(in|input|rainy?)$", "[-_]?(gt|clean|norain|target)$"),  # Rain12, SPA-Data
 )
 
@@ -96,7 +100,12 @@ def _matched(
     for identity in clean.ids:
         if truths.setdefault(_key(identity, rule.clean, folders), identity) != identity:
             return {}, (degraded.ids, clean.ids), rule  # it cannot tell the clean ones apart
-    pairs = {id: truths[key] for id in degraded.ids if (key := _key(id, rule.degraded, folders)) in truths}
+    pairs: dict[str, str] = {}
+    for identity in degraded.ids:
+        key = _key(identity, rule.degraded, folders)
+        first = re.sub(r"\d+$", "000", key) if rule.or_first else key
+        if (truth := truths.get(key, truths.get(first))) is not None:
+            pairs[identity] = truth
     used = set(pairs.values())
     lonely = [id for id in degraded.ids if id not in pairs], [id for id in clean.ids if id not in used]
     return pairs, lonely, rule

@@ -16,10 +16,11 @@ from iqa_service.registry import open_scorer
 from iqa_service.scorers.base import Candidate, ScoreBackend
 from rgsud_core.errors import RgsudError
 from rgsud_core.images import Image
-from trainer.data.catalogue import KnownSet, find
+from trainer.data.catalogue import find
 from trainer.data.folders import ImageFolder
 from trainer.data.pairing import PairedFolder
 from trainer.data.published import PUBLISHED
+from trainer.data.sets import KnownSet
 from trainer.errors import TrainerError
 from trainer.restore.evaluation import Protocol, score_pair
 from trainer.restore.judge import judge
@@ -92,6 +93,8 @@ class MeasuredSet(_Result):
     protocol: Protocol | None
     """None where there is no ground truth."""
     images: int
+    whole: int | None = None
+    """Images of the whole set for testing, as far as that is known."""
     rows: list[ImageRow]
     published: list[PublishedRow] = []
 
@@ -134,9 +137,9 @@ def find_test_set(name: str, root: Path | str, protocol: Protocol | None = None)
     known = found.known
     if found.test is not None:
         return TestSet(known.name, *found.test, protocol or known.protocol, known)
-    if found.train_rainy is None or known.paired:
+    if found.photographs is None:
         raise TrainerError(f"{known.name} has no test pairs below {root}: give both folders.")
-    return TestSet(known.name, found.train_rainy, known=known)
+    return TestSet(known.name, found.photographs, known=known)
 
 
 def compare(
@@ -222,6 +225,7 @@ def _measure(
         name=test.name,
         protocol=None if test.clean is None else test.protocol,
         images=len(folder),
+        whole=(test.known.test or None) if test.known else None,
         rows=rows,
         published=_published(test.known, backends),
     )

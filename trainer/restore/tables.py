@@ -179,7 +179,8 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         how = f"protocol {measured.protocol}"
         if measured.protocol is None:
             how = f"no ground truth; rain can be told from the scene in {len(judged)}"
-        yield f"{measured.name}: {measured.images} images, {how}."
+        of = f" of {measured.whole}" if measured.whole not in (None, measured.images) else ""
+        yield f"{measured.name}: {measured.images}{of} images, {how}."
     for measure in comparison.measures:
         if measure.group == "scored":
             unit = "" if measure.unit == measure.heading else f"{measure.unit}, "

@@ -9,10 +9,12 @@ import PIL.Image
 import pytest
 
 from rgsud_core.errors import RgsudError
-from trainer.data.catalogue import FoundSet, find, lookup
+from trainer.data.catalogue import FoundSet, _plain, find, lookup
 from trainer.data.checks import check_training_data
 from trainer.data.folders import ImageFolder
 from trainer.data.pairing import PairedFolder
+from trainer.data.published import PUBLISHED
+from trainer.data.sets import KNOWN_SETS
 from trainer.errors import TrainerError
 
 
@@ -84,6 +86,61 @@ LAYOUTS = {
         lambda at: two(
             at, "SPA/Testing/real_test_1000/rain/00{n}.png", "SPA/Testing/real_test_1000/gt/00{n}.png"
         ),
+        lambda at: two(at, "real_test_1000/rain/00{n}.png", "real_test_1000/gt/00{n}gt.png"),
+        lambda at: two(
+            at,
+            "SPA-Data/Testing/real_test_1000/real_test_1000/rain/00{n}.png",
+            "SPA-Data/Testing/real_test_1000/real_test_1000/gt/00{n}gt.png",
+        ),
+        lambda at: (
+            two(
+                at, "SPANet/real_world/00{n}/00{n}-{k}/00{n}-{k}_0_0.png", "SPANet/real_world_gt/00{n}.png", 2
+            ),
+            two(at, "SPANet/real_test_1000/rain/00{n}.png", "SPANet/real_test_1000/gt/00{n}gt.png"),
+        ),
+    ],
+    "GT-RAIN": [
+        lambda at: two(
+            at,
+            "GT-RAIN/GT-RAIN_test/Scene_{n}-0/Scene_{n}-0-Webcam-R-00{k}.png",
+            "GT-RAIN/GT-RAIN_test/Scene_{n}-0/Scene_{n}-0-Webcam-C-000.png",
+            each=4,
+        ),
+        lambda at: [  # one scene has a truth for each of its frames
+            two(
+                at,
+                "GT-RAIN/GT-RAIN_test/a-{n}/a-{n}-R-00{k}.png",
+                "GT-RAIN/GT-RAIN_test/a-{n}/a-{n}-C-000.png",
+                3,
+            ),
+            two(at, "GT-RAIN/GT-RAIN_test/b/b-R-00{n}.png", "GT-RAIN/GT-RAIN_test/b/b-C-00{n}.png"),
+        ],
+    ],
+    "HQ-RAIN": [lambda at: two(at, "HQ-RAIN/test/input/{n}.png", "HQ-RAIN/test/target/{n}.png")],
+    "Night-Rain": [lambda at: two(at, "NightRain/test/input/{n}.png", "NightRain/test/target/{n}.png")],
+    "GTAV-NightRain": [
+        lambda at: two(
+            at, "GTAV-NightRain/test/rainy/000{n}_0{k}.png", "GTAV-NightRain/test/gt/000{n}.png", each=9
+        ),
+    ],
+    "GTAV-NightRain-set1": [
+        lambda at: (
+            two(
+                at,
+                "GTAV-NightRain/set1/Test/Rainy/000{n}_0{k}.png",
+                "GTAV-NightRain/set1/Test/GT/000{n}.png",
+                9,
+            ),
+            two(
+                at, "GTAV-NightRain/set1/Train/Rainy/{n}_0{k}.png", "GTAV-NightRain/set1/Train/GT/{n}.png", 9
+            ),
+        ),
+    ],
+    "GTAV-NightRain-set3": [
+        lambda at: (
+            two(at, "GTAV-NightRain/set3/Test/Rainy/000{n}_00.png", "GTAV-NightRain/set3/Test/GT/000{n}.png"),
+            two(at, "GTAV-NightRain/set3/Rainy/0{n}_0{k}.png", "GTAV-NightRain/set3/GT/0{n}.png", 9),
+        ),
     ],
     "Test100": [
         lambda at: two(at, "Rain13K/test/Test100/input/{n}.png", "Rain13K/test/Test100/target/{n}.png"),
@@ -111,6 +168,43 @@ def test_each_rainy_image_is_measured_against_its_truth(name, make, tmp_path):
         assert np.abs(np.diff(rainy, axis=1)).mean() > 5 > np.abs(np.diff(truth, axis=1)).mean()
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("GTAV-NightRain", "GTAV-NightRain-set1, GTAV-NightRain-set3"), ("GTAV-NightRain-set2", "is not below")],
+)
+def test_a_set_of_several_is_named_by_its_part(name, said, tmp_path):
+    for part in (1, 3):
+        at = f"GTAV-NightRain/set{part}/Test"
+        two(tmp_path, at + "/Rainy/{n}_00.png", at + "/GT/{n}.png")
+    with pytest.raises(TrainerError, match=said):
+        find(name, tmp_path)
+
+
+def test_photographs_in_one_folder_are_told_apart_by_their_numbers(tmp_path):
+    for number in (1, 1704, 1705, 1800, 2004, 2005, 3000):
+        save(tmp_path / "real3000" / f"{number}.png", scene(1, True))
+    found = find("Real3000", tmp_path)
+    assert found.test is None
+    assert found.photographs is not None
+    assert ImageFolder(found.photographs).ids == ["1705", "1800", "2004"]
+    assert found.train_rainy is not None
+    assert ImageFolder(found.train_rainy).ids == ["1", "1704", "2005", "3000"]
+    save(tmp_path / "some" / "real3000" / "2.png", scene(1, True))
+    assert find("Real3000", tmp_path / "some").photographs == tmp_path / "some" / "real3000"
+    with pytest.raises(RgsudError, match="no image whose number is of 7-8"):
+        ImageFolder(tmp_path / "some" / "real3000::7-8")
+
+
+def test_each_set_is_described():
+    names = [_plain(name) for known in KNOWN_SETS for name in (known.name, *known.aliases)]
+    assert len(set(names)) == len(names)
+    for known in KNOWN_SETS:
+        assert known.layout
+        assert known.tested == bool(known.test) or known.test is None or not known.paired
+        assert known.source.startswith("http") or known.name == "Night-Rain"
+    assert {*PUBLISHED} <= {known.name for known in KNOWN_SETS}
+
+
 TRAINING = {
     "Rain100H": lambda at: two(at, "Rain100H/train/rain-{n}.png", "Rain100H/train/norain-{n}.png"),
     "Rain200H": lambda at: two(
@@ -119,6 +213,18 @@ TRAINING = {
     "DID-Data": lambda at: beside(at, "DID-MDN/DID-MDN-training/Rain_Heavy/train2018new/{n}.jpg", True),
     "SPA-Data": lambda at: two(
         at, "SPA/training/real_world/00{n}/00{n}_{k}.png", "SPA/training/real_world_gt/00{n}.png", each=3
+    ),
+    "GT-RAIN": lambda at: two(
+        at,
+        "GT-RAIN/GT-RAIN_train/s{n}/s{n}-R-00{k}.png",
+        "GT-RAIN/GT-RAIN_train/s{n}/s{n}-C-000.png",
+        each=3,
+    ),
+    "GTAV-NightRain": lambda at: two(
+        at, "GTAV-NightRain/train/rainy/000{n}_0{k}.png", "GTAV-NightRain/train/gt/000{n}.png", each=3
+    ),
+    "SPANet": lambda at: two(
+        at, "SPANet/real_world/00{n}/00{n}-{k}/00{n}-{k}_0_0.png", "SPANet/real_world_gt/00{n}.png", each=2
     ),
     "DDN-Data": lambda at: two(
         at, "DDN/training/rainy_image/{n}_{k}.jpg", "DDN/training/ground_truth/{n}.jpg", each=14
