@@ -69,7 +69,7 @@ def evaluate(
     """
     from rgsud.api import DEFAULT_MODEL, Derainer
     from rgsud_core.images import image_format
-    from trainer.restore.comparison import TestSet, compare, find_test_set
+    from trainer.restore.comparison import ImageSet, compare, find_image_set
     from trainer.restore.tables import check_table, markdown, write_table
 
     given = list(paths or ())
@@ -81,7 +81,7 @@ def evaluate(
             raise RgsudError("with --set, evaluate takes one folder of data sets: --root DIR.")
         where = root or Path(given[0])
         tests = list(
-            {test.name: test for test in (find_test_set(one, where, protocol) for one in sets)}.values()
+            {test.name: test for test in (find_image_set(one, where, protocol) for one in sets)}.values()
         )
     elif root is not None:
         raise RgsudError("--root is the folder of data sets: say which by --set NAME.")
@@ -89,7 +89,7 @@ def evaluate(
         raise RgsudError("evaluate takes [MODEL] RAINY [CLEAN], or --set NAME --root DIR.")
     else:
         clean = Path(given[1]) if len(given) == 2 else None
-        tests = [TestSet(given[0], Path(given[0]), clean, protocol or "A")]
+        tests = [ImageSet(given[0], Path(given[0]), clean, protocol or "A")]
     image_format(sheet)
     for output in outputs or ():
         check_table(output)

@@ -25,7 +25,7 @@ def piped(
     input by that name.
 
     Raises:
-        RgsudError: one is a folder, or there is no image in standard input.
+        RgsudError: one is a folder, a stream is a terminal, or there is no image in standard input.
     """
     from rgsud_core.images import WRITTEN, opened, written_format
 
@@ -33,6 +33,10 @@ def piped(
         raise RgsudError(f"{target} is a folder: name a file for what comes from standard input.")
     if source != STREAM and Path(source).is_dir():
         raise RgsudError(f"{source} is a folder: standard output takes one image.")
+    if source == STREAM and sys.stdin.isatty():
+        raise RgsudError("standard input is a terminal: lead an image into it, < photo.jpg.")
+    if target == STREAM and sys.stdout.isatty():
+        raise RgsudError("standard output is a terminal: lead it into a file, > derained.jpg.")
     with tempfile.TemporaryDirectory(prefix="rgsud-") as folder:
         given, result = Path(source), Path(target)
 

@@ -102,6 +102,22 @@ def test_what_cannot_be_piped_or_watched_is_a_sentence(
     assert "rgsud-" not in err.decode().replace("rgsud-base", "")
 
 
+@pytest.mark.parametrize(
+    ("stream", "arguments", "said"),
+    [("stdin", ("-", "x.png"), "input is a terminal"), ("stdout", ("x.png", "-"), "output is a terminal")],
+)
+def test_no_image_is_read_from_a_terminal_or_shown_on_one(
+    stream: str,
+    arguments: tuple[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True)
+    assert rgsud(monkeypatch, "derain", *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_format_is_chosen_for_a_folder(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = photographs / "out"
     assert rgsud(monkeypatch, "derain", photographs / "val" / "rainy", out, "--format", "jpg") == 0

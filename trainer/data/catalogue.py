@@ -157,20 +157,21 @@ def find(name: str, root: Path | str) -> FoundSet:
             train_rainy, train_clean = beside if all(beside) else (None, None)
         tests = _below(folder, *_TEST) if known.tested else iter(())
         rainy, clean = _first((inner for split in tests for inner in _nested(split)), known)
+        photographs = None if known.paired else rainy
         if not (train_rainy or rainy):
             if parts := _parts_of(known, folder):
                 raise TrainerError(f"{folder} holds several sets: name one of {', '.join(parts)}.")
             rainy, clean = _sides(folder, known)
-        if rainy and not (clean and known.tested) and (not known.paired or not known.tested):
+        if rainy and rainy != photographs and (not known.paired or not known.tested):
             train_rainy, train_clean = train_rainy or rainy, train_clean or clean
         test = (rainy, clean) if rainy and clean and known.tested else None
-        photographs = None if known.paired else rainy or train_rainy
-        if train_rainy and known.numbers:
+        photographs = photographs or (None if known.paired else train_rainy)
+        if train_rainy and train_rainy == photographs and known.numbers:
             first, last = known.numbers
             chosen = _part(train_rainy, f"{first}-{last}"), _part(train_rainy, f"not-{first}-{last}")
             if all(map(_filled, chosen)):
                 photographs, train_rainy = chosen
-        if train_rainy or test:
+        if train_rainy or test or photographs:
             return FoundSet(known, train_rainy, train_clean, test, photographs)
     layout = "test/input and test/target" if known.paired else "train/rainy"
     raise TrainerError(

@@ -115,10 +115,8 @@ class Comparison(_Result):
 
 
 @dataclass(frozen=True)
-class TestSet:
+class ImageSet:
     """Images to measure on, with ground truth or without."""
-
-    __test__ = False  # it is no class of tests
 
     name: str
     rainy: Path
@@ -127,7 +125,7 @@ class TestSet:
     known: KnownSet | None = None
 
 
-def find_test_set(name: str, root: Path | str, protocol: Protocol | None = None) -> TestSet:
+def find_image_set(name: str, root: Path | str, protocol: Protocol | None = None) -> ImageSet:
     """The test pairs of a data set of the literature below ``root``, or its photographs if it has no truths.
 
     Raises:
@@ -136,15 +134,15 @@ def find_test_set(name: str, root: Path | str, protocol: Protocol | None = None)
     found = find(name, root)
     known = found.known
     if found.test is not None:
-        return TestSet(known.name, *found.test, protocol or known.protocol, known)
+        return ImageSet(known.name, *found.test, protocol or known.protocol, known)
     if found.photographs is None:
         raise TrainerError(f"{known.name} has no test pairs below {root}: give both folders.")
-    return TestSet(known.name, found.photographs, known=known)
+    return ImageSet(known.name, found.photographs, known=known)
 
 
 def compare(
     derainers: Mapping[str, Derain],
-    sets: Sequence[TestSet],
+    sets: Sequence[ImageSet],
     *,
     scorers: Sequence[str] = (),
     sheets: Mapping[str, Path] | None = None,
@@ -196,7 +194,7 @@ def compare(
 
 
 def _measure(
-    test: TestSet,
+    test: ImageSet,
     folder: ImageFolder | PairedFolder,
     derainers: Mapping[str, Derain],
     backends: Mapping[str, ScoreBackend],

@@ -191,6 +191,9 @@ def test_photographs_in_one_folder_are_told_apart_by_their_numbers(tmp_path):
     assert ImageFolder(found.train_rainy).ids == ["1", "1704", "2005", "3000"]
     save(tmp_path / "some" / "real3000" / "2.png", scene(1, True))
     assert find("Real3000", tmp_path / "some").photographs == tmp_path / "some" / "real3000"
+    save(tmp_path / "split" / "real3000" / "test" / "1800.png", scene(1, True))
+    found = find("Real3000", tmp_path / "split")
+    assert (found.train_rainy, found.photographs) == (None, tmp_path / "split" / "real3000" / "test")
     with pytest.raises(RgsudError, match="no image whose number is of 7-8"):
         ImageFolder(tmp_path / "some" / "real3000::7-8")
 

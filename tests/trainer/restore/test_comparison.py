@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.ndimage
+from numpy.typing import NDArray
 
+from iqa_service.scorers.base import Candidate, ScoreBackend
 from rgsud_core.images import Image, read_image
 from trainer.data.catalogue import lookup
 from trainer.errors import TrainerError
-from trainer.restore.comparison import Comparison, TestSet, compare, find_test_set
+from trainer.restore.comparison import Comparison, ImageSet, compare, find_image_set
 from trainer.restore.evaluation import score_pair
 from trainer.restore.sheets import read_sheet
 from trainer.restore.tables import as_csv, latex, markdown, write_table
@@ -33,8 +36,8 @@ def darkened(image: Image) -> Image:
 def compared(photographs: Path) -> Comparison:
     val, seen = photographs / "val", []
     sets = [
-        TestSet("Rain100L", val / "rainy", val / "clean", "A", lookup("Rain100L")),
-        TestSet("real", photographs / "rainy"),
+        ImageSet("Rain100L", val / "rainy", val / "clean", "A", lookup("Rain100L")),
+        ImageSet("real", photographs / "rainy"),
     ]
     sheet = photographs / "sheet.png"
     result = compare(
@@ -158,21 +161,42 @@ def test_names_are_escaped(name: str, compared: Comparison, tmp_path: Path) -> N
 
 def test_an_image_that_is_perfect_already_is_no_fault(photographs: Path) -> None:
     clean = photographs / "val" / "clean"
-    result = compare({"same": lambda image: image}, [TestSet("clean", clean, clean)])
+    result = compare({"same": lambda image: image}, [ImageSet("clean", clean, clean)])
     assert result.sets[0].mean("same", "psnr_y") == math.inf
     assert "| inf " in re.sub(" +", " ", markdown(result))
+
+
+def test_published_scores_stand_beside_those_of_the_same_scorer(
+    photographs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Daclip(ScoreBackend):
+        name, unit, lower_better = "daclip", "probability of degradation", True
+
+        def score(self, candidates: Sequence[Candidate]) -> NDArray[np.float32]:
+            return np.full(len(candidates), 3, np.float32)
+
+        def in_unit(self, log_odds: float) -> float:
+            return 0.01 * log_odds
+
+    monkeypatch.setattr("trainer.restore.comparison.open_scorer", lambda _: Daclip())
+    test = ImageSet("Real3000", photographs / "rainy", known=lookup("Real3000"))
+    text = markdown(compare({"ours": blurred}, [test], scorers=["local:daclip"]))
+    scored = _cells(text.split("Scores without ground truth:")[1])
+    assert scored["RGSUD (published)"] == ["**0.018**"]
+    assert (scored["CSUD (published)"], scored["ours"], scored["rainy"]) == (["0.042"], ["0.030"], ["0.030"])
+    assert "- Real3000: 4 of 300 images, no ground truth" in text
 
 
 def test_sets_are_found_with_their_protocol_or_without_truth(tmp_path: Path) -> None:
     for folder in ("DDN/test/input", "DDN/test/target", "SIRR/rainy", "Rain800/train/input"):
         (tmp_path / folder).mkdir(parents=True)
-    assert find_test_set("ddn-data", tmp_path).protocol == "B"
-    assert find_test_set("ddn-data", tmp_path, "A").protocol == "A"
-    assert find_test_set("SIRR", tmp_path).clean is None
+    assert find_image_set("ddn-data", tmp_path).protocol == "B"
+    assert find_image_set("ddn-data", tmp_path, "A").protocol == "A"
+    assert find_image_set("SIRR", tmp_path).clean is None
     with pytest.raises(TrainerError, match="Rain800 has no test pairs below"):
-        find_test_set("Rain800", tmp_path)
+        find_image_set("Rain800", tmp_path)
 
 
 def test_no_derainer_is_called_as_the_rainy_images_are(photographs: Path) -> None:
     with pytest.raises(TrainerError, match="cannot be called 'rainy'"):
-        compare({"rainy": blurred}, [TestSet("x", photographs / "rainy")])
+        compare({"rainy": blurred}, [ImageSet("x", photographs / "rainy")])
