@@ -127,7 +127,6 @@ def test_a_format_is_chosen_for_a_folder(photographs: Path, monkeypatch: pytest.
     }
 
 
-@pytest.mark.slow
 def test_a_folder_is_watched_until_it_is_interrupted(photographs: Path, photograph: Path) -> None:
     source, out = photographs / "incoming", photographs / "out"
     source.mkdir()
