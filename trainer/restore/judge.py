@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import cmath
 import math
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from rich.table import Table
 
 from rgsud_core.images import LUMA, Image
 from rgsud_core.quality import psnr
@@ -36,17 +33,6 @@ _SURE = 0.9
 """From which on a pixel's rain counts as found."""
 _ALONG = 9
 """Pixels along a streak over which its light is averaged: grain has no such length."""
-
-_COLUMNS = {
-    "left": ("rain left", 2),
-    "pattern": ("pattern left", 2),
-    "taken": ("scene taken", 2),
-    "direction": ("direction", 2),
-    "brightness": ("brightness", 1),
-    "colour": ("colour", 1),
-    "mirrored": ("mirrored, dB", 1),
-}
-"""Heading and digits of each measure."""
 
 
 class UnpairedScores(BaseModel):
@@ -92,24 +78,6 @@ class UnpairedEvaluation(BaseModel):
         values = [getattr(row, measure) for row in self.rows]
         known = [value for value in values if math.isfinite(value)]
         return float(np.mean(known)) if known else math.nan
-
-    def table(self) -> Table:
-        """One row per photograph and one of means."""
-        title = f"{len(self.rows)} photographs, rain known in front of flat places of {len(self.judged)}"
-        table = Table(title=title)
-        table.add_column("image")
-        for heading, _ in _COLUMNS.values():
-            table.add_column(heading, justify="right")
-
-        def add(name: str, value: Callable[[str], float]) -> None:
-            values = ((value(measure), digits) for measure, (_, digits) in _COLUMNS.items())
-            table.add_row(name, *("-" if math.isnan(v) else f"{v:.{digits}f}" for v, digits in values))
-
-        for row in self.rows:
-            add(row.id, partial(getattr, row))
-        table.add_section()
-        add("mean", self.mean)
-        return table
 
 
 def judge(
