@@ -210,7 +210,7 @@ def _find(sources: list[Path], problems: list[str]) -> dict[str, _Found]:
 
 def _load(found: dict[str, _Found], rainy: Path | None, problems: list[str]) -> Iterator[_Named]:
     from iqa_service.scorers.base import Candidate
-    from rgsud_core.images import images_below, read_image
+    from rgsud_core.images import frames, images_below, read_image
 
     beside: dict[str, Path] = {}
     if rainy is not None and rainy.is_dir():
@@ -222,9 +222,13 @@ def _load(found: dict[str, _Found], rainy: Path | None, problems: list[str]) -> 
             if rainy is not None and id not in beside:
                 raise ScorerError(f"no rainy image '{id}' for '{path}' in '{rainy}': give one by that name")
             wet = read_image(beside[id]) if id in beside else None
-            yield name, Candidate(id, read_image(path), wet)
+            candidate = Candidate(id, read_image(path), wet)
+            if (several := frames(path)) > 1:
+                console.print(f"{path} has {several} frames or pages: the first is scored.")
         except RgsudError as error:
             problems.append(str(error))
+        else:
+            yield name, candidate
 
 
 def _show(backend: ScoreBackend, rows: list[tuple[str, float]], as_json: bool) -> None:

@@ -197,6 +197,18 @@ def test_a_folder_is_listed_as_by_every_command(monkeypatch, capsys, folder: Pat
     assert "it[copy]:car:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("suffix", ["gif", "tif", "png", "webp"])
+def test_of_several_frames_it_is_said_that_the_first_is_scored(
+    suffix: str, monkeypatch, capsys, tmp_path: Path
+) -> None:
+    film = [PIL.Image.new("RGB", (64, 48), (60 * number, 90, 30)) for number in range(3)]
+    film[0].save(tmp_path / f"film.{suffix}", save_all=True, append_images=film[1:])
+    assert run(monkeypatch, tmp_path, "--scorer", "local:random", "--json") == 0
+    said = capsys.readouterr()
+    assert f"film.{suffix} has 3 frames or pages: the first is scored." in said.err.replace("\n", " ")
+    assert len(json.loads(said.out)["scores"]) == 1
+
+
 def test_a_heatmap_of_any_shape_and_name_is_drawn(monkeypatch, capsys, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name, size in (("$x_1$ and $", (64, 64)), ("strip", (2000, 40)), ("tall", (40, 2000))):
