@@ -78,7 +78,8 @@ def dense_look(rng: np.random.Generator) -> RainLook:
     """One downpour: 1 to 4 layers of short or long streaks that overlap, most of them faint.
 
     Real rain has a background of drops too many and too far to be told apart: what is drawn here covers from
-    2 to 120 % of the picture. A derainer that was trained on sparse, crisp streaks alone leaves it.
+    2 to 120 % of the picture. A derainer that was trained on sparse, crisp streaks alone leaves it. In front
+    of some there are single drops close to the camera, wide and bright, and splashes, which fly anywhere.
     """
 
     def between(low: float, high: float) -> float:
@@ -101,6 +102,29 @@ def dense_look(rng: np.random.Generator) -> RainLook:
                 faintness=rng.uniform(1, 3),
             )
         )
+    if rng.uniform() < 0.35:
+        drops = RainLayer(
+            length=size * between(15, 120),
+            width=between(2, 6),
+            angle=wind + rng.normal(0, 5),
+            density=between(0.2, 3),
+            blur=rng.uniform(0.2, 1),
+            brightness=between(0.25, 1),
+            spread=between(1, 8),
+        )
+        layers.append(drops)
+    if rng.uniform() < 0.25:
+        splashes = RainLayer(
+            length=between(2, 14),
+            width=between(1, 3.5),
+            angle=wind,
+            density=between(2, 60),
+            blur=rng.uniform(0.2, 0.6),
+            brightness=between(0.2, 1),
+            spread=between(10, 60),
+            faintness=rng.uniform(1, 2),
+        )
+        layers.append(splashes)
     return RainLook(tuple(layers))
 
 

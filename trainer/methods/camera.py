@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -59,13 +60,18 @@ class CameraSettings(Settings):
 
     pale: Percentage = Percentage(0.4)
     """Share of the scenes whose contrast is lowered, to 40 % at the least, as in mist."""
+    dark: Percentage = Percentage(0.3)
+    """Share of the scenes that are darkened by a power of 1 to 2.5, as at dusk."""
     noisy: Percentage = Percentage(0.3)
     """Share of the scenes with noise of up to 5 levels of 255, standard deviation."""
     tinted: float = Field(0.06, ge=0, le=1)
     """How much less light, at most, rain has in one colour than in another."""
+    sharpened: Percentage = Percentage(0.5)
+    """Share of the crops that are softened or sharpened, rainy crop and truth alike. Cameras sharpen what
+    they take, so that a bright streak has dark borders."""
     compressed: Percentage = Percentage(0.5)
     """Share of the crops that are compressed, rainy crop and truth each at the same quality."""
-    lowest_quality: int = Field(60, ge=1, le=100)
+    lowest_quality: int = Field(40, ge=1, le=100)
     """Lowest quality of JPEG; the highest is 97."""
 
 
@@ -76,11 +82,13 @@ class Camera:
         self.settings = settings
 
     def scene(self, clean: Tensor, step: int) -> Tensor:
-        """Clean crops N,3,c,c in [0,1] -> the same, some of them paler or noisy."""
+        """Clean crops N,3,c,c in [0,1] -> the same, some of them darker, paler or noisy."""
         s, draws = self.settings, torch.Generator().manual_seed(2 * step)
+        which, amount = (torch.rand(len(clean), 1, 1, 1, generator=draws) for _ in range(2))
+        dark = clean ** torch.where(which < s.dark, 1 + 1.5 * amount, 1.0)
         which, amount, light = (torch.rand(len(clean), 1, 1, 1, generator=draws) for _ in range(3))
         contrast = torch.where(which < s.pale, 0.4 + 0.6 * amount, 1.0)
-        pale = clean * contrast + (1 - contrast) * (0.2 + 0.7 * light)
+        pale = dark * contrast + (1 - contrast) * (0.2 + 0.7 * light)
         which, amount = (torch.rand(len(clean), 1, 1, 1, generator=draws) for _ in range(2))
         sigma = torch.where(which < s.noisy, amount * 5 / 255, 0.0)
         return (pale + sigma * torch.randn(clean.shape, generator=draws)).clamp(0, 1)
@@ -92,16 +100,42 @@ class Camera:
         )
 
     def photograph(self, rainy: Tensor, clean: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Rainy and clean crops N,3,c,c in [0,1], some pairs of them compressed."""
+        """Rainy and clean crops N,3,c,c in [0,1], some pairs of them sharpened, softened or compressed."""
         s, draws = self.settings, torch.Generator().manual_seed(3 * step + 2)
+        device = rainy.device
+        which, gain, sigma = torch.rand(3, len(rainy), generator=draws)
+        gain = torch.where(which < s.sharpened, 3 * gain - 1, 0.0).to(device).repeat(2)
+        sigma = (0.5 + sigma).to(device).repeat(2)
         which, quality = torch.rand(2, len(rainy), generator=draws)
         quality = s.lowest_quality + (97 - s.lowest_quality) * quality
-        chosen = (which < s.compressed)[:, None, None, None].to(rainy.device)
-        tables = _tables(quality).to(rainy.device).repeat(2, 1, 1, 1)
-        with torch.autocast(rainy.device.type, enabled=False):  # in half precision, its levels are no levels
-            both = compress(torch.cat((rainy, clean)).float(), tables)
-        rainy_jpeg, clean_jpeg = both.chunk(2)
-        return torch.where(chosen, rainy_jpeg, rainy), torch.where(chosen, clean_jpeg, clean)
+        chosen = (which < s.compressed)[:, None, None, None].to(device).repeat(2, 1, 1, 1)
+        tables = _tables(quality).to(device).repeat(2, 1, 1, 1)
+        with torch.autocast(
+            device.type, enabled=False
+        ):  # in half precision, the levels of JPEG are no levels
+            both = sharpen(torch.cat((rainy, clean)).float(), gain, sigma)
+            both = torch.where(chosen, compress(both, tables), both)
+        rainy, clean = both.chunk(2)
+        return rainy, clean
+
+
+def sharpen(images: Tensor, gain: Tensor, sigma: Tensor) -> Tensor:
+    """Images with more or less of what a Gaussian takes from them: an unsharp mask.
+
+    Args:
+        images: N,3,H,W in [0,1].
+        gain: N; 0 changes nothing, -1 leaves the blurred image, above 0 the image is sharpened.
+        sigma: standard deviation of the Gaussian, N, pixels, at most 1.5.
+    """
+    n, channels = images.shape[:2]
+    line = torch.exp(-0.5 * (torch.arange(-4.0, 5.0, device=images.device) / sigma[:, None]).square())
+    line = line / line.sum(dim=1, keepdim=True)
+    kernel = (line[:, :, None] * line[:, None, :])[:, None].repeat_interleave(channels, dim=0)
+    padded = F.pad(images, (4, 4, 4, 4), mode="replicate").reshape(
+        1, n * channels, *(d + 8 for d in images.shape[-2:])
+    )
+    blurred = F.conv2d(padded, kernel, groups=n * channels).view_as(images)
+    return (images + gain[:, None, None, None] * (images - blurred)).clamp(0, 1)
 
 
 def _tables(quality: Tensor) -> Tensor:
@@ -119,7 +153,7 @@ def compress(images: Tensor, tables: Tensor) -> Tensor:
         tables: N,3,8,8, see :func:`_tables`.
     """
     height, width = images.shape[-2:]
-    padded = torch.nn.functional.pad(images, (0, -width % 8, 0, -height % 8), mode="replicate")
+    padded = F.pad(images, (0, -width % 8, 0, -height % 8), mode="replicate")
     to_ycc, to_rgb, dct = (matrix.to(images.device) for matrix in (_TO_YCC, _TO_RGB, _DCT))
     ycc = torch.einsum("ij,njhw->nihw", to_ycc, padded * 255)
     ycc[:, 0] -= 128

@@ -4,10 +4,11 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import pytest
+import scipy.ndimage
 import torch
 from torch import Tensor
 
-from trainer.methods.camera import Camera, CameraSettings, _tables, compress
+from trainer.methods.camera import Camera, CameraSettings, _tables, compress, sharpen
 
 
 def scene(size: int = 64) -> Tensor:
@@ -19,7 +20,7 @@ def scene(size: int = 64) -> Tensor:
 
 
 def camera(**changes: Any) -> Camera:
-    off = {"pale": "0%", "noisy": "0%", "tinted": 0, "compressed": "0%"}
+    off = {"pale": "0%", "dark": "0%", "noisy": "0%", "tinted": 0, "sharpened": "0%", "compressed": "0%"}
     return Camera(CameraSettings.model_validate(off | changes))
 
 
@@ -69,6 +70,35 @@ def test_a_step_draws_the_same_whenever_it_is_taken():
     image, one = torch.cat([scene()] * 4), camera(pale="50%", noisy="50%")
     assert torch.equal(one.scene(image, 7), one.scene(image, 7))
     assert not torch.equal(one.scene(image, 7), one.scene(image, 8))
+
+
+def test_sharpening_is_an_unsharp_mask():
+    image, sigma = torch.cat([scene()] * 3), torch.tensor([0.5, 1.0, 1.5])
+    blurred = scipy.ndimage.gaussian_filter(
+        scene()[0].numpy(), (0, 1.0, 1.0), mode="nearest", radius=(0, 4, 4)
+    )
+    soft, same, sharp = (sharpen(image, torch.full((3,), gain), sigma)[1] for gain in (-1.0, 0.0, 1.5))
+    assert torch.equal(same, image[1])
+    assert np.allclose(soft.numpy(), blurred, atol=1e-5)
+    assert np.allclose(sharp.numpy(), np.clip(2.5 * scene()[0].numpy() - 1.5 * blurred, 0, 1), atol=1e-5)
+
+
+def test_a_sharpened_streak_has_dark_borders_and_its_truth_has_none():
+    clean = torch.full((8, 3, 32, 32), 0.4)
+    rainy = clean.clone()
+    rainy[..., 15:17] = 0.9
+    taken, truth = camera(sharpened="100%").photograph(rainy, clean, 3)
+    assert torch.allclose(truth, clean, atol=1e-5)
+    assert (taken.amin(dim=(1, 2, 3)) < 0.39).any()
+    assert (taken.amax(dim=(1, 2, 3)) < 0.89).any()  # others are softened
+
+
+def test_dark_scenes_have_less_light_and_stay_in_range():
+    image = torch.cat([scene()] * 6)
+    dark = camera(dark="100%").scene(image, 0)
+    assert (dark <= image + 1e-6).all()
+    assert (dark.mean(dim=(1, 2, 3)) < image.mean(dim=(1, 2, 3))).all()
+    assert dark.amin() >= 0
 
 
 def test_pale_scenes_have_less_contrast():
