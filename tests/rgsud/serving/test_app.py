@@ -182,7 +182,8 @@ def test_only_holders_of_a_token_and_names_of_this_machine(served: Serve) -> Non
         right = {"authorization": f"Bearer {TOKEN}"}
         assert client.post(path, content=png, headers=right).status_code == 200
     assert client.get("/v1/service").status_code == 401
-    assert client.get("/").status_code == client.get("/assets/style.css").status_code == 200
+    for path in ("/", "/assets/style.css", "/assets/base.css", "/assets/icon.svg"):
+        assert client.get(path).status_code == 200
     client = served()
     assert "localhost only" in sentence(
         client.post(DERAIN, content=png, headers={"host": "evil.example"}), 421
