@@ -89,6 +89,9 @@ def join(address: str, **options: Any) -> None:
         require_token()
         # Ray's figures would be on all interfaces, for everybody: they are there where this variable says so.
         os.environ.setdefault("RAY_enable_metrics_collection", "0")
+        # Serve ends a proxy that is not ready after 5 s, which a busy machine may not manage.
+        os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "120")
+        os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S", "60")
     for left in reversed(range(_STARTS)):
         try:
             ray.init(address=address, **(quiet | options))

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import ActorDiedError
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
@@ -177,10 +178,19 @@ def deploy_scorer(settings: ServiceSettings, name: str = "iqa") -> str:
         ScorerError: the scorer cannot be opened by its replicas, or the cluster has no room for it.
     """
     try:
-        serve.run(build_app(settings), name=name, route_prefix="/" if settings.http else None)
+        try:
+            _run(settings, name)
+        except (
+            ActorDiedError
+        ):  # the first to come starts Serve, which ends a proxy that takes long and goes on
+            _run(settings, name)
     except RuntimeError as problem:
         deployments = serve.status().applications[name].deployments
         message = deployments[SCORER].message if SCORER in deployments else str(problem)
         lines = [line for line in message.splitlines() if "ScorerError: " in line] or [message.strip()]
         raise ScorerError(lines[-1].rpartition("ScorerError: ")[2]) from problem
     return f"serve:{name}"
+
+
+def _run(settings: ServiceSettings, name: str) -> None:
+    serve.run(build_app(settings), name=name, route_prefix="/" if settings.http else None)

@@ -11,12 +11,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import psutil
-import pytest
 
 from tests.patience import PATIENCE, wait_until
 
@@ -28,6 +27,8 @@ ENVIRONMENT = {
     "RAY_AUTH_TOKEN": TOKEN,
     "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": str(PATIENCE),
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": str(PATIENCE),
     "COLUMNS": "200",
 }
 AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
@@ -66,14 +67,21 @@ class RayNodes:
         head += ["--ray-client-server-port", str(client), "--temp-dir", str(self._folder)]
         self._processes: list[subprocess.Popen[bytes]] = []
         try:
-            self._start(*head)
-            self._until(lambda: self.alive() == 1)
-            for _ in range(nodes - 1):
-                self._start("--address", self.gcs)
-            self._until(lambda: self.alive() == nodes)
+            wait_until(lambda: self._stands(nodes, head), self._said)
         except BaseException:
             self.close()
             raise
+
+    def _stands(self, nodes: int, head: list[str]) -> bool:
+        """Start all nodes; False where one ended, as Ray gives its own processes 30 s to find each other."""
+        self._kill(*self._processes)
+        self._processes.clear()
+        self._start(*head)
+        if not self._until(1):
+            return False
+        for _ in range(nodes - 1):
+            self._start("--address", self.gcs)
+        return self._until(nodes)
 
     def _start(self, *arguments: str) -> None:
         (agent,) = free_ports(1)
@@ -112,18 +120,22 @@ class RayNodes:
         )
         return sum(node["raylet"].get("state") == "ALIVE" for node in answer.json()["data"]["summary"])
 
-    def _until(self, so: Callable[[], bool]) -> None:
-        def said() -> str:
-            return f"the cluster does not start: {(self._folder / 'nodes.log').read_text()[-3000:]}"
+    def _until(self, nodes: int) -> bool:
+        """Whether so many are alive, as soon as they are or one has ended."""
 
-        def happened() -> bool:
-            if any(each.poll() is not None for each in self._processes):
-                pytest.fail(said())
+        def known() -> bool:
             with contextlib.suppress(httpx.HTTPError):
-                return so()
+                return self._ended() or self.alive() == nodes
             return False
 
-        wait_until(happened, said)
+        wait_until(known, self._said)
+        return not self._ended()
+
+    def _ended(self) -> bool:
+        return any(each.poll() is not None for each in self._processes)
+
+    def _said(self) -> str:
+        return f"the cluster does not start: {(self._folder / 'nodes.log').read_text()[-3000:]}"
 
     def kill(self, name: str) -> None:
         """Every process of the cluster that has this in its title."""

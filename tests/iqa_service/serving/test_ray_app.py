@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.exceptions import ActorDiedError
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as build_as_serve_does
 from ray.serve.schema import ServeDeploySchema
 from typer.testing import CliRunner
 
 from iqa_service.cli import app as commands
-from iqa_service.serving.ray_app import build_app
+from iqa_service.serving.ray_app import build_app, deploy_scorer
 from iqa_service.serving.settings import TOKEN_VARIABLE, ServiceSettings
 from rgsud_core.errors import ServiceError
 
@@ -97,3 +98,16 @@ def test_a_call_that_is_announced_fits_a_body():
     large = ServiceSettings(batch_views=256)
     assert 200 < large.views_at_once < 256
     assert large.views_at_once * 224 * 224 * 3 <= large.max_body_bytes
+
+
+def test_a_proxy_that_takes_too_long_costs_no_deployment(monkeypatch):
+    given = []
+
+    def run(application, **options):
+        given.append(options)
+        if len(given) == 1:
+            raise ActorDiedError
+
+    monkeypatch.setattr("iqa_service.serving.ray_app.serve.run", run)
+    assert deploy_scorer(ServiceSettings(http=False), "mine") == "serve:mine"
+    assert given == 2 * [{"name": "mine", "route_prefix": None}]
