@@ -56,7 +56,7 @@ def _read(package: str, file: str) -> Image:
     # Found without an import, which would cost seconds.
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise TrainerError(f"The demonstration data need the package '{package}': pip install 'rgsud[train]'.")
+        raise TrainerError(f"The demonstration needs the package '{package}': pip install 'rgsud[train]'.")
     return read_image(Path(spec.submodule_search_locations[0]) / file)
 
 
