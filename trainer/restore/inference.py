@@ -19,7 +19,7 @@ _Whole = TypeVar("_Whole", np.uint8, np.uint16)
 WHOLE = 1 << 21
 """Pixels of the largest image that is derained whole where nobody says how: a little more than Full HD."""
 TILE = 512
-"""Side of the tiles of larger ones, in pixels."""
+"""Largest side of the tiles of larger ones, in pixels."""
 
 
 @contextmanager
@@ -62,11 +62,14 @@ def _run(
 
 
 def _spans(length: int, tile: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
-    """Start and end of the tiles along one axis. All start at a multiple, so that a network that downscales
-    has the same grid as on the whole image."""
+    """Start and end of the tiles along one axis: as few as it takes, and no larger than they then have to be.
+    All start at a multiple, so that a network that downscales has the same grid as on the whole image."""
     if length <= tile:
         return [(0, length)]
     step = (tile - overlap) // multiple * multiple
+    count = -(-(length - overlap) // step)
+    step = -(-(length - overlap) // (count * multiple)) * multiple
+    tile = step + overlap
     last = -(-(length - tile) // multiple) * multiple
     return [(start, min(start + tile, length)) for start in [*range(0, last, step), last]]
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,18 @@ def test_tiles_leave_no_hole_however_small(multiple, tile, overlap):
     assert np.array_equal(derain_image(Identity(multiple), image, tile=tile, overlap=overlap), image)
 
 
+@pytest.mark.parametrize("length", [65, 128, 129, 200, 1000, 1504, 2000, 4000, 6000])
+@pytest.mark.parametrize(("multiple", "tile", "overlap"), [(16, 512, 32), (1, 64, 12), (32, 64, 32)])
+def test_little_is_derained_twice(length, multiple, tile, overlap):
+    net = Identity(multiple)
+    image = photograph(length, 3)
+    assert np.array_equal(derain_image(net, image, tile=tile, overlap=overlap), image)
+    heights = [shape[2] for shape in net.seen]
+    assert max(heights) <= tile + multiple - 1
+    # But for the overlap, less than a multiple for each tile, and the last is as large as the others.
+    assert sum(heights) <= length + len(heights) * (overlap + 2 * multiple)
+
+
 def test_tiles_that_disagree_are_blended_without_a_seam():
     class Mean(nn.Module):
         def forward(self, x):
@@ -150,3 +164,16 @@ def test_sixteen_bits_are_kept():
         derained = derain_image(Identity(), image, tile=tile, overlap=8)
         assert derained.dtype == np.uint16
         assert np.array_equal(derained, image)
+
+
+def test_memory_grows_by_the_result_alone_with_the_height_of_the_image():
+    held = []
+    for height in (300, 1200):
+        image = photograph(height, 400)
+        tracemalloc.start()
+        derain_image(Identity(), image, tile=64, overlap=16)
+        held.append(tracemalloc.get_traced_memory()[1] - image.nbytes)
+        tracemalloc.stop()
+    # Sums for the whole image would be 12 bytes a pixel.
+    assert held[1] - held[0] < 900 * 400
+    assert held[0] > 64 * 400 * 12
