@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-PATIENCE = 600.0
+PATIENCE = 1800.0
 """Seconds for one event."""
 
 

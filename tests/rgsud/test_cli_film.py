@@ -61,7 +61,7 @@ def test_a_film_goes_into_a_file_or_a_folder(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("none.mp4", "b.mp4"), "none.mp4 cannot be read as a film"),
+        (("none.mp4", "b.mp4"), "none.mp4 is no file: name a film"),
         (("film.mp4", "b.png"), ".png cannot hold"),
         (("film.mp4", "b.mp4", "--format", "png"), "--format and --watch are for images"),
         (("film.mp4", "b.mp4", "--watch"), "--format and --watch are for images"),

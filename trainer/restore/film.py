@@ -13,7 +13,7 @@ from torch import nn
 
 from rgsud_core.errors import FileError
 from trainer.errors import TrainerError
-from trainer.restore.film_files import first_frame, main_stream, pixels_of, reading, writing_film
+from trainer.restore.film_files import first_frame, main_stream, open_film, pixels_of, reading, writing_film
 from trainer.restore.inference import derain_image
 from trainer.restore.temporal import TemporalFilter
 
@@ -81,9 +81,7 @@ def derain_film(
     if target.exists() and source.exists() and target.samefile(source):
         raise TrainerError(f"The result would overwrite {source}: name another file.")
     first = first_frame(source)
-    with reading(source):
-        given = av.open(str(source))
-    with given:
+    with open_film(source) as given:
         stream = main_stream(given, source)
         total = stream.frames or _estimate(stream, given)
         likes: deque[av.VideoFrame] = deque()

@@ -35,6 +35,8 @@ _ABLE = ("mp4", "mov", "ipod", "3gp", "3g2", "matroska")
 """Containers that say how a film is to be turned, and hold frames that are not stored in order."""
 _MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 """FFmpeg's numbers of colour matrices, as its scaler counts them; BT.601 (5) where none is stated."""
+_LISTS = ("hls", "concat", "dash", "imf")
+"""Formats of files that name others."""
 _VARIABLE = 0x400
 """FFmpeg's flag of containers whose frame rate may vary."""
 
@@ -53,13 +55,30 @@ def reading(path: Path) -> Iterator[None]:
         ) from None
 
 
+def open_film(path: Path) -> Any:
+    """A film, opened for reading.
+
+    Raises:
+        FileError: it cannot be read, or is a list of other files.
+    """
+    if not path.is_file():
+        raise FileError(f"{path} is no file: name a film.")
+    with reading(path):
+        film = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    # What a file that was handed in names elsewhere is not followed.
+    if film.format.name.split(",")[0] in _LISTS:
+        film.close()
+        raise FileError(f"{path} is a list of films: name one of them.")
+    return film
+
+
 def first_frame(path: Path) -> av.VideoFrame:
     """The first frame of a film, which says how large and of which colours all are.
 
     Raises:
         FileError: there is none, or it cannot be read.
     """
-    with reading(path), av.open(str(path)) as film:
+    with open_film(path) as film, reading(path):
         stream = main_stream(film, path)
         for packet in film.demux(stream):
             with contextlib.suppress(av.InvalidDataError):
@@ -127,7 +146,7 @@ class FilmWriter:
     ) -> None:
         self._path, self._stream = path, stream
         try:
-            self._film = av.open(str(path), "w")
+            self._film = av.open(f"file:{path}", "w")
         except ValueError:
             raise FileError(
                 f"{path.suffix or path.name} names no kind of film: end it in .mp4 or .mkv."
@@ -265,7 +284,7 @@ def writing_film(
     Raises:
         FileError: the container cannot hold the film, or it cannot be written.
     """
-    partial = path.with_name(f".{path.stem[:60]}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem[:50]}.partial{path.suffix}")
     try:
         with replacing(path, partial):
             film = FilmWriter(partial, source, stream, first, notice)

@@ -1,10 +1,12 @@
 """What a film shows of its rain and a single frame does not: a streak lasts one frame, the scene stays.
 
 A derainer sees frames one by one: what it leaves of the rain, and what it takes of the scene, flickers. Here
-the frame before and the frame after are aligned with each frame, and two things follow:
+the frame before and the frame after are aligned with each frame, and three things follow:
 
 - Rain only adds light. Light that the derainer took away, and that the frames before and after show in the
   same place, is scene: it comes back.
+- A little light that neither of them shows is rain that the derainer left: it goes. Since a thing that moves
+  too fast for the alignment looks the same, that is done for faint light only, by 6 levels of 255 at most.
 - The result is a mean of the frame and of its neighbours, each pixel weighted by how far it can be relied on:
   less where the derainer took much away, and less where the neighbour differs from the frame around that
   pixel, as it does where things move in ways that the alignment has not found. There the frame stays as it
@@ -15,6 +17,7 @@ The past takes part as a running mean, so that what is steady gets steadier from
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +42,10 @@ _MISFIT = 4.0
 """Variance that a neighbour gets for each squared difference beyond it."""
 _MARGIN = 0.5
 """Standard deviations of a neighbour's misfit by which its light must exceed what is brought back."""
+_SLACK = 0.004
+"""Light beyond that of both neighbours that stays, for noise."""
+_FAINT = 0.1
+"""Light beyond that of both neighbours which is taken for a thing that moves, not for rain."""
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -104,6 +111,9 @@ class TemporalFilter:
         if len(neighbours) == 2:
             stays = torch.minimum(neighbours[0].stays, neighbours[1].stays)
             derained = torch.maximum(derained, torch.minimum(stays, now.rainy))
+            brightest = torch.maximum(neighbours[0].brightest, neighbours[1].brightest)
+            beyond = (derained - brightest).clamp(min=0).mean(1, keepdim=True)
+            derained = derained - beyond * (1 - beyond / _FAINT).clamp(min=0)
             variance = _variance(now.rainy, derained)
         total, weight = derained / variance, 1 / variance
         now.mean, now.mean_variance = derained, variance
@@ -124,10 +134,19 @@ class _Neighbour:
         chance = 1 / (warp(other.variance, flow) + now.variance + _DRIFT**2)
         # Pixels that can be relied on say whether a place is aligned, also for those among them that cannot.
         expected = 1 / box(chance, _RADIUS)
-        found = box((derained - now.derained).square().mean(1, keepdim=True) * chance, _RADIUS) * expected
-        misfit = _DRIFT**2 + _MISFIT * (found - _ALIKE * expected).clamp(min=0)
+        change = derained - now.derained
+
+        def misfit_of(change: Tensor) -> Tensor:
+            found = box(change.square().mean(1, keepdim=True) * chance, _RADIUS) * expected
+            return _DRIFT**2 + _MISFIT * (found - _ALIKE * expected).clamp(min=0)
+
+        misfit = misfit_of(change)
         self.stays = warp(other.rainy, flow, "bicubic") - _MARGIN * misfit.sqrt()
         """Light that the neighbour shows too, N,3,H,W; it lacks what may be a fault of the alignment."""
+        # Rain that was left makes the frame brighter; where it is darker, the alignment does not fit.
+        fit = misfit_of(math.sqrt(2) * change.clamp(min=0))
+        self.brightest = derained + fit.sqrt() + _SLACK
+        """Light up to which the scene of the frame may be as bright as the neighbour's, N,3,H,W."""
         self.is_past = other.mean is not None and other.mean_variance is not None
         self.mean, variance = derained, other.variance
         if other.mean is not None and other.mean_variance is not None:

@@ -153,6 +153,20 @@ def _text(folder: Path) -> Path:
     return path
 
 
+def _playlist(folder: Path) -> Path:
+    """Files that name others: nothing is followed out of a film."""
+    other, path = write_film(folder / "other.ts", moving(3)), folder / "list.mp4"
+    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other}\n#EXT-X-ENDLIST\n")
+    return path
+
+
+def _concatenation(folder: Path) -> Path:
+    write_film(folder / "other.mkv", moving(3))
+    path = folder / "list.mp4"
+    path.write_text("ffconcat version 1.0\nfile other.mkv\n")
+    return path
+
+
 def _good(folder: Path) -> Path:
     return write_film(folder / "good.mkv", moving(3), sound="libopus")
 
@@ -160,9 +174,11 @@ def _good(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "target", "said"),
     [
-        (lambda folder: folder / "none.mp4", "b.mp4", "none.mp4 cannot be read as a film (No such file"),
+        (lambda folder: folder / "none.mp4", "b.mp4", "none.mp4 is no file: name a film"),
         (_text, "b.mp4", "text.mp4 cannot be read as a film (Invalid data"),
         (_cut, "b.mp4", "cut.mp4 has no frame that can be read"),
+        (_playlist, "b.mp4", "list.mp4 "),
+        (_concatenation, "b.mp4", "list.mp4 "),
         (_without_pictures, "b.mkv", "sound.mkv has no moving pictures"),
         (_good, "b.xyz", ".xyz names no kind of film"),
         (_good, "b.gif", ".gif takes no codec that can be written"),
@@ -204,8 +220,8 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
     opened = av.open
 
-    def open_film(file: str, mode: str = "r") -> Any:
-        return opened(file, mode) if mode == "r" else Full(opened(file, mode))
+    def open_film(file: str, mode: str = "r", **options: Any) -> Any:
+        return opened(file, mode, **options) if mode == "r" else Full(opened(file, mode))
 
     monkeypatch.setattr(av, "open", open_film)
     with pytest.raises(RgsudError, match=r"b\.mp4 cannot be written \(No space left on device\): free space"):

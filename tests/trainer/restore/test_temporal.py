@@ -79,15 +79,18 @@ def test_rain_that_was_left_and_scene_that_was_taken_are_mended(speed: float) ->
     assert after > before + 3
 
 
-def test_what_moves_does_not_ghost() -> None:
+# A faint thing cannot be told from rain, and loses a few levels.
+@pytest.mark.parametrize("colour", [(250, 240, 40), (10, 5, 0), None])
+def test_what_moves_does_not_ghost(colour: tuple[int, int, int] | None) -> None:
     clean = []
     for time in range(7):
         frame = scene()
         # Faster than its own width, so that no alignment finds it.
-        frame[20:40, 4 + 13 * time : 12 + 13 * time] = (250, 240, 40)
+        thing = frame[20:40, 4 + 13 * time : 12 + 13 * time]
+        thing[:] = thing + 14 if colour is None else colour
         clean.append(frame)
     for result, frame in zip(steadied(clean, clean), clean, strict=True):
-        assert np.abs(result.astype(int) - frame).max() <= 6
+        assert np.abs(result.astype(int) - frame).max() <= (9 if colour is None else 7)
 
 
 def test_a_cut_leaves_both_scenes_alone() -> None:
