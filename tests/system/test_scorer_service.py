@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -56,10 +57,19 @@ def url() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     clusters.join("local", num_cpus=2, include_dashboard=False)
-    serve.start(proxy_location="HeadOnly", http_options={"port": port})
+    with contextlib.suppress(TimeoutError):  # Serve waits a minute for the proxy, which goes on starting
+        serve.start(proxy_location="HeadOnly", http_options={"port": port})
+    url = f"http://127.0.0.1:{port}"
+    wait_until(lambda: _answers(url), "the proxy does not start")
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    yield f"http://127.0.0.1:{port}"
+    yield url
     clusters.leave()
+
+
+def _answers(url: str) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return bool(httpx.get(url).status_code)
+    return False
 
 
 @pytest.fixture(scope="module")

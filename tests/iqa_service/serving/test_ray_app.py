@@ -100,13 +100,14 @@ def test_a_call_that_is_announced_fits_a_body():
     assert large.views_at_once * 224 * 224 * 3 <= large.max_body_bytes
 
 
-def test_a_proxy_that_takes_too_long_costs_no_deployment(monkeypatch):
+@pytest.mark.parametrize("problem", [ActorDiedError, TimeoutError])
+def test_a_proxy_that_takes_too_long_costs_no_deployment(problem, monkeypatch):
     given = []
 
     def run(application, **options):
         given.append(options)
         if len(given) == 1:
-            raise ActorDiedError
+            raise problem
 
     monkeypatch.setattr("iqa_service.serving.ray_app.serve.run", run)
     assert deploy_scorer(ServiceSettings(http=False), "mine") == "serve:mine"
