@@ -64,7 +64,7 @@ def test_where_results_cannot_go_is_said_before_the_work(
         raise AssertionError("the work has begun")
 
     for place in (
-        "rgsud.api.evaluate_pairs",
+        "trainer.restore.comparison.score_pair",
         "trainer.restore.files.derain_image",
         "trainer.launch.start.work",
     ):
@@ -100,7 +100,7 @@ def test_an_interrupted_derain_says_how_to_go_on(
     assert "2 derained" in capsys.readouterr().err
 
 
-def test_derain_takes_the_model_that_comes_withrgsud(
+def test_derain_takes_the_model_that_comes_with_rgsud(
     photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rainy, results = photographs / "val" / "rainy", photographs / "results"

