@@ -163,7 +163,7 @@ def test_a_known_data_set_is_enough_to_train_and_evaluate(
     sheet = photographs / "sheet.png"
     evaluation = ("evaluate", run, photographs / "sets", "--sheet", sheet)
     assert rgsud(monkeypatch, *evaluation, "--set", "DDN") == 0
-    assert "- DDN-Data: 2 images, protocol B." in capsys.readouterr().out
+    assert "- DDN-Data: 2 of 1400 images, protocol B." in capsys.readouterr().out
     assert rgsud(monkeypatch, *evaluation, "--set", "Rain12O0") == 2
     assert "did you mean 'Rain1200'" in capsys.readouterr().err
     alone = ("evaluate", run, photographs / "val" / "rainy", "--sheet", photographs / "judged.png")

@@ -131,18 +131,21 @@ def test_a_folder_is_watched_until_it_is_interrupted(photographs: Path, photogra
     source, out = photographs / "incoming", photographs / "out"
     source.mkdir()
     command = [sys.executable, "-c", "from rgsud.cli import main; main()", "derain", source, out, "--watch"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    log = photographs / "said"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stderr=file, stdout=subprocess.PIPE, text=True)
+    odd = f"{source / 'odd.png'} is not an image"
     try:
         (source / "odd.png").write_text("no image")
         (source / "a.png").write_bytes(photograph.read_bytes())
-        wait_until((out / "a.png").is_file, lambda: f"nothing is derained: {process.poll()}")
+        wait_until(lambda: (out / "a.png").is_file() and odd in log.read_text(), log.read_text)
         process.send_signal(signal.SIGINT)
-        shown, said = process.communicate(timeout=PATIENCE)
+        shown, _ = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
+    said = log.read_text()
     assert process.returncode == 130
     assert shown == ""
-    assert f"{source / 'odd.png'} is not an image" in said
     assert f" derained: {out}; --watch goes on with what is not." in said
     assert said.endswith("rgsud: interrupted.\n")
     assert "Traceback" not in said

