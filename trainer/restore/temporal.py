@@ -3,8 +3,8 @@
 A derainer sees frames one by one: what it leaves of the rain, and what it takes of the scene, flickers. Here
 the frame before and the frame after are aligned with each frame, and three things follow:
 
-- Rain only adds light. Light that the derainer took away, and that the frames before and after show in the
-  same place, is scene: it comes back.
+- Rain only adds light. Light that the derainer took away, and that the frames before and after show alike in
+  the same place, is scene: it comes back. In a downpour all three show some, but not the same.
 - A little light that neither of them shows is rain that the derainer left: it goes. Since a thing that moves
   too fast for the alignment looks the same, that is done for faint light only, by 6 levels of 255 at most.
 - The result is a mean of the frame and of its neighbours, each pixel weighted by how far it can be relied on:
@@ -42,6 +42,9 @@ _MISFIT = 4.0
 """Variance that a neighbour gets for each squared difference beyond it."""
 _MARGIN = 0.5
 """Standard deviations of a neighbour's misfit by which its light must exceed what is brought back."""
+_NEAR, _DIFFER = 2, 1.5
+"""Radius in which the darkest of three frames is compared with the middle one, and by how many times their
+mean difference its light must exceed what is brought back."""
 _SLACK = 0.004
 """Light beyond that of both neighbours that stays, for noise."""
 _FAINT = 0.1
@@ -109,8 +112,10 @@ class TemporalFilter:
         neighbours = [_Neighbour(now, other) for other in (past, future) if other is not None]
         derained, variance = now.derained, now.variance
         if len(neighbours) == 2:
-            stays = torch.minimum(neighbours[0].stays, neighbours[1].stays)
-            derained = torch.maximum(derained, torch.minimum(stays, now.rainy))
+            seen = torch.stack((now.rainy, neighbours[0].stays, neighbours[1].stays)).sort(dim=0).values
+            # In a downpour all three show rain there, but not the same.
+            differ = box((seen[1] - seen[0]).mean(1, keepdim=True), _NEAR)
+            derained = torch.maximum(derained, seen[0] - _DIFFER * differ)
             brightest = torch.maximum(neighbours[0].brightest, neighbours[1].brightest)
             beyond = (derained - brightest).clamp(min=0).mean(1, keepdim=True)
             derained = derained - beyond * (1 - beyond / _FAINT).clamp(min=0)

@@ -79,6 +79,14 @@ def test_rain_that_was_left_and_scene_that_was_taken_are_mended(speed: float) ->
     assert after > before + 3
 
 
+def test_a_downpour_that_is_in_every_frame_does_not_come_back() -> None:
+    layer = RainLayer(length=9, width=1.6, angle=5, density=260, blur=0.4, brightness=0.5)
+    rng, clean = np.random.default_rng(1), [scene(time) for time in range(6)]
+    rainy = [add_rain(frame, RainLook((layer,)), rng) for frame in clean]
+    assert mean_psnr(rainy, clean) < 20
+    assert mean_psnr(steadied(rainy, clean), clean) > 45
+
+
 # A faint thing cannot be told from rain, and loses a few levels.
 @pytest.mark.parametrize("colour", [(250, 240, 40), (10, 5, 0), None])
 def test_what_moves_does_not_ghost(colour: tuple[int, int, int] | None) -> None:
