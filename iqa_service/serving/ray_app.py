@@ -180,9 +180,7 @@ def deploy_scorer(settings: ServiceSettings, name: str = "iqa") -> str:
     try:
         try:
             _run(settings, name)
-        except (
-            ActorDiedError
-        ):  # the first to come starts Serve, which ends a proxy that takes long and goes on
+        except (ActorDiedError, TimeoutError):  # who starts Serve waits for its proxies, a minute at most
             _run(settings, name)
     except RuntimeError as problem:
         deployments = serve.status().applications[name].deployments
