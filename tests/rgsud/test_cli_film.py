@@ -10,18 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from rgsud import cli
+from tests.rgsud.command import rgsud
 from tests.trainer.restore.films import moving, packets, read_film, write_film
 from trainer.models.registry import build_derainer, serialise_derainer
-
-
-def _rgsud(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["rgsud", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
 
 
 @pytest.fixture
@@ -47,15 +38,15 @@ def test_a_film_goes_into_a_file_or_a_folder(
     folder = tmp_path / "results"
     folder.mkdir()
     for target, result in ((tmp_path / "out.mkv", tmp_path / "out.mkv"), (folder, folder / "film.mp4")):
-        assert _rgsud(monkeypatch, "derain", model, film, target) == 0
+        assert rgsud(monkeypatch, "derain", model, film, target) == 0
         assert f"4 frames derained: {result}" in capsys.readouterr().err
         assert len(read_film(result)[0]) == 4
         assert packets(result, "audio") == packets(film, "audio")
-    assert _rgsud(monkeypatch, "derain", model, film, folder) == 2
+    assert rgsud(monkeypatch, "derain", model, film, folder) == 2
     assert "film.mp4 would be replaced: --overwrite" in capsys.readouterr().err
-    assert _rgsud(monkeypatch, "derain", model, film, folder, "--skip-existing") == 0
+    assert rgsud(monkeypatch, "derain", model, film, folder, "--skip-existing") == 0
     assert "left as it is" in capsys.readouterr().err
-    assert _rgsud(monkeypatch, "derain", model, film, folder, "--overwrite", "--frame-by-frame") == 0
+    assert rgsud(monkeypatch, "derain", model, film, folder, "--overwrite", "--frame-by-frame") == 0
 
 
 @pytest.mark.parametrize(
@@ -80,7 +71,7 @@ def test_bad_input_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert _rgsud(monkeypatch, "derain", "--model", model, *arguments) == 2
+    assert rgsud(monkeypatch, "derain", "--model", model, *arguments) == 2
     printed = capsys.readouterr().err
     assert said in printed
     assert "Traceback" not in printed
@@ -97,7 +88,7 @@ def test_an_interrupted_film_is_not_written(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("trainer.restore.film.derain_image", stop)
-    assert _rgsud(monkeypatch, "derain", model, film, tmp_path / "out.mp4") == 130
+    assert rgsud(monkeypatch, "derain", model, film, tmp_path / "out.mp4") == 130
     assert "out.mp4 was not written" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["derainer.safetensors", "film.mp4"]
 
@@ -107,6 +98,6 @@ def test_raw_frames_go_through_a_pipe(model: Path, monkeypatch: pytest.MonkeyPat
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(frames)))
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=output, flush=lambda: None))
-    assert _rgsud(monkeypatch, "derain", model, "--raw", "64x48", "--frame-by-frame", "-", "-") == 0
+    assert rgsud(monkeypatch, "derain", model, "--raw", "64x48", "--frame-by-frame", "-", "-") == 0
     made = np.frombuffer(output.getvalue(), np.uint8).reshape(3, 48, 64, 3)
     assert np.array_equal(made, np.stack(moving(3)))

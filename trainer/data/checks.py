@@ -118,11 +118,7 @@ def check_training_data(
 
     pairs: list[list[_Look]] = []
     if validation is not None:
-        sides = [side for root in validation if (side := _open(root, problems))]
-        pairs = [_look_at(side, problems) for side in sides]
-        if len(sides) == 2:
-            pairs_of, lonely = partners(*sides)
-            problems += lonely + _mismatched("validation", pairs[0], pairs[1], pairs_of)
+        pairs = _look_at_pairs("validation", validation, problems)
     if problems:
         raise TrainerError("\n".join(problems))
 
@@ -131,6 +127,16 @@ def check_training_data(
     return DataReport(
         len(domains[0]), len(domains[1]), tuple(_left_out(opened, domains)), tuple(sorted(leaked))
     )
+
+
+def _look_at_pairs(kind: str, roots: Sequence[Path | str], problems: list[str]) -> list[list[_Look]]:
+    """The images of folders that can be read; those of two folders must be pairs."""
+    sides = [side for root in roots if (side := _open(root, problems))]
+    looks = [_look_at(side, problems) for side in sides]
+    if len(sides) == 2:
+        pairs_of, lonely = partners(*sides)
+        problems += lonely + _mismatched(kind, looks[0], looks[1], pairs_of)
+    return looks
 
 
 @dataclass(frozen=True)
@@ -152,11 +158,8 @@ def check_images(rainy: Path | str, clean: Path | str | None) -> SetReport:
     images without a partner or with one of another size.
     """
     problems: list[str] = []
-    sides = [side for root in (rainy, clean) if root is not None and (side := _open(root, problems))]
-    looks = [_look_at(side, problems) for side in sides]
-    if len(sides) == 2:
-        pairs_of, lonely = partners(*sides)
-        problems += lonely + _mismatched("rainy", looks[0], looks[1], pairs_of)
+    roots = [rainy] if clean is None else [rainy, clean]
+    looks = _look_at_pairs("rainy", roots, problems)
     if problems:
         raise TrainerError("\n".join(problems))
     sizes = [look.size for look in looks[0]]

@@ -110,9 +110,8 @@ class Camera:
         quality = s.lowest_quality + (97 - s.lowest_quality) * quality
         chosen = (which < s.compressed)[:, None, None, None].to(device).repeat(2, 1, 1, 1)
         tables = _tables(quality).to(device).repeat(2, 1, 1, 1)
-        with torch.autocast(
-            device.type, enabled=False
-        ):  # in half precision, the levels of JPEG are no levels
+        # In half precision, the levels of JPEG are no levels.
+        with torch.autocast(device.type, enabled=False):
             both = sharpen(torch.cat((rainy, clean)).float(), gain, sigma)
             both = torch.where(chosen, compress(both, tables), both)
         rainy, clean = both.chunk(2)
